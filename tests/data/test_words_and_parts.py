@@ -13,13 +13,22 @@ from gnomon.errors import DataError
 
 VERDICTS = {
     "a": ["A", "model_a", "Response A", "a-is-better", "A is slightly better", "A>B", "A >> B",
-          "[[A]]", "B<A", "A is better than B"],
+          "[[A]]", "B<A", "A is better than B", "A is better overall", "A (slightly)", "A: better",
+          "a strongly preferred", "model a (gpt4)"],
     "b": ["b", "Model B", "B>A", "A<B", "[[B>>A]]", "assistant B wins"],
-    "tie": ["tie", "Tie", "tie (bothbad)", "A=B", "[[A=B]]", "equal", "a draw"],
+    "tie": ["tie", "Tie", "tie (bothbad)", "A=B", "[[A=B]]", "equal", "a draw", "tie_bothbad",
+            "tie-both good", "It's a tie", "both tie"],
 }  # fmt: skip
 REFUSED = [
     *("A/B", "A or B", "a and b are equal", "A is worse", "b is worse than a", "A: prettier"),
-    *("Response A has better properties", "A, entities are right", "A>A", "a better than a", ""),
+    *(
+        "Response A has better properties",
+        "A, entities are right",
+        "A>A",
+        "a better than a",
+        "A (or B)",
+        "",
+    ),
 ]
 
 
@@ -80,5 +89,8 @@ def test_a_prompt_beside_whole_conversations_keeps_its_earlier_turns() -> None:
     assert [m.role for m in whole.prompt.messages] == ["system", "user"]
     assert len(one({"prompt": [USER], **pair}).prompt.messages) == 1
     assert len(one({"prompt": "q", **pair}).prompt.messages) == 1
+    told = {"chosen": [SYSTEM, USER, YES], "rejected": [SYSTEM, USER, NO]}
+    for prompt in ([USER], [{**USER, "content": "q "}], [SYSTEM, USER]):
+        assert len(one({"prompt": prompt, **told}).prompt.messages) == 2
     with pytest.raises(DataError, match="not those that chosen and rejected begin with"):
         one({"prompt": [{"role": "user", "content": "another"}], **pair})

@@ -15,8 +15,11 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Answered
 from gnomon.evals.evaluate import evaluate
 from gnomon.evals.subject import Stored
+from gnomon.evals.suite import ItemSuite, Measured, Options
 from gnomon.evals.table import make_suite, suite_class
+from gnomon.records import Prompt
 from gnomon.runs.evals import EvalResult
+from gnomon.stats.intervals import mean_interval
 from judge_server import JudgeServer, Said, says, words
 
 QUESTIONS = [{"prompt": f"q{i}", "output": "other"} for i in range(4)]
@@ -77,6 +80,24 @@ def test_what_the_choosing_reward_took_is_counted(folder: Path) -> None:
         chosen = run("best_of_n", Speaker(lambda t: t), folder, **options, select=select)
     assert chosen.tokens > 0
     assert run("best_of_n", Speaker(lambda t: t), folder, **options).tokens == 0
+
+
+def test_a_suite_of_ones_own_that_adds_up_itself_is_not_counted_twice(folder: Path) -> None:
+    class Own(ItemSuite[Prompt]):
+        title = "own"
+
+        def items(self) -> list[Prompt]:
+            return [Prompt(str(i), text="q") for i in range(3)]
+
+        def ask(self, subject: Any, items: Any, work: Any) -> list[dict[str, Any]]:
+            return [{"score": 1.0, "tokens": 5, "money": None, "cut": "no"} for _ in items]
+
+        def measure(self, items: Any, rows: Any) -> Measured:
+            one = mean_interval([row["score"] for row in rows], method="t")
+            return Measured.of({"score": one}, main="score", tokens=15)
+
+    result = evaluate(Own(Options(), folder), Speaker(lambda t: t), folder)
+    assert (result.tokens, result.money) == (15, 0.0)
 
 
 # -- answers that were cut off ---------------------------------------------------------------------

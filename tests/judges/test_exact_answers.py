@@ -77,6 +77,13 @@ def test_marks_round_an_answer_say_nothing(given: str, truth: str) -> None:
     assert exact_verifier(punctuation=True)(given, given)
 
 
+@pytest.mark.parametrize("text", ["Paris,", "Paris:", "- Paris", "* Paris", "# Paris"])
+def test_marks_of_a_list_or_a_clause_round_the_whole_say_nothing(text: str) -> None:
+    assert exact_verifier()(text, "Paris")
+    assert exact_verifier()("B)", "B")
+    assert not exact_verifier()("- 5", "5")
+
+
 def test_with_punctuation_every_mark_counts() -> None:
     assert not exact_verifier(punctuation=True)("Paris.", "Paris")
     assert exact_verifier(punctuation=True)("paris.", "Paris.")
@@ -88,7 +95,8 @@ def test_nothing_is_left_of_no_text_that_held_something(text: str) -> None:
 
 
 def test_a_truth_that_holds_nothing_is_an_error_of_the_data() -> None:
-    prompt = Prompt("p", meta={"answer": ["Paris", " "]}, source=Source("d.jsonl", 3))
+    assert exact_verifier()("Paris", ["Paris", ""])  # an alias that is none says nothing
+    prompt = Prompt("p", meta={"answer": ["", " "]}, source=Source("d.jsonl", 3))
     (score,) = score_safely(rewards.exact(), [Sample(prompt, "Paris", finished=True)])
     assert score.value is None
     assert "d.jsonl, row 3" in str(score.error)

@@ -22,6 +22,8 @@ NUMBERS = [
     *(("8", text) for text in ("8", "8.", "**8**", "(8)", '"8"', "> 8", "8/10", "**8** / 10")),
     *(("8", text) for text in ("8 out of 10", "8 (out of 10)", "8. It is fine.", "8 - good")),
     *(("10", text) for text in ("10", "10/10")),
+    *(("8", text) for text in ("-> 8", "=> 8", "<8>", "= 8", "8.0", "8/10 and good")),
+    *(("8", text) for text in ("8/10 - 2 minor errors", "8/10, 2 minor errors", "\n- 8")),
 ]
 NO_NUMBERS = [
     *(
@@ -51,6 +53,7 @@ NO_NUMBERS = [
         "- 5",
         "**-5**",
     ),
+    *("8 and a half", "8/10 or 9/10", "8/10-9/10", "8.05"),
     *("8/100", "8/5", "8/10.5", "8/10/12", "8%", "8+", "8?", "~8", ">8", "8.5 out of 10"),
 ]
 
@@ -84,7 +87,8 @@ def test_the_scale_is_the_questions() -> None:
     [
         *("A", "A.", "**A**", "(A)", "[[A]]", "- A", "A is better", "A is better than B"),
         *("A is better as it is longer", "A, not B", "A, since B is short", "A. B ignores it."),
-        *("A (B misses it)", "A\n\n- B ignores it"),
+        *("A (B misses it)", "A\n\n- B ignores it", "A > B", "A >> B"),
+        *("A \u2014 Response B is wrong", "A; B is weaker", "A, B is wrong"),
     ],
 )
 def test_a_letter_alone(text: str) -> None:
@@ -95,7 +99,21 @@ def test_a_letter_alone(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("A/B", "A|B", "A=B", "A > B", "A+B", "A & B", "A - B", "A vs. B", "A, B", "A. B.", "A B"),
+        *(
+            "A/B",
+            "A|B",
+            "A=B",
+            "A < B",
+            "A > B or B > A",
+            "A, B is right",
+            "A+B",
+            "A & B",
+            "A - B",
+            "A vs. B",
+            "A, B",
+            "A. B.",
+            "A B",
+        ),
         *("A or B", "A and B", "A, but B", "A, maybe B", "A (or B)", "A, or a tie", "A, tie"),
         *("**A** or **B**", "**A**/**B**", "!A", "A?", "A? No.", "A's"),
         *("A is worse", "A is not better", "A isn't better", "A is as good as B"),

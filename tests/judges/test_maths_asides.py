@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gnomon.judges.verifiers.maths import equivalent
+from gnomon.judges.verifiers.maths import equivalent, maths_verifier
 
 TWO = [  # (truth of several parts, an answer that shares some of them)
     ("\\text{mean} = 5, \\text{median} = 4", "\\text{mean} = 5, \\text{median} = 1"),
@@ -83,3 +83,37 @@ def test_numbers_behind_a_yes_or_no_count_and_a_reason_does_not() -> None:
     assert equivalent("Yes", "Yes, since 1 < 2")
     assert equivalent("Yes, because 2 + 2 = 4", "Yes, since 1 < 2")
     assert not equivalent("No, since 1 < 2", "Yes, since 1 < 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [
+        ("The answer is $120, so the total cost is $120.", "120"),
+        ("The answer is 8, so there are 8 ways.", "8"),
+        ("\\boxed{12 miles, the total distance}", "12"),
+        ("\\boxed{60 km/h, on average}", "60"),
+        ("\\boxed{5, where x is the length}", "5"),
+        ("\\boxed{18 as a total}", "18"),
+        ("\\boxed{12 one-dollar bills}", "12"),
+        ("\\boxed{7 first-place ribbons}", "7"),
+        ("The answer is 5. So option B is correct.", "5"),
+    ],
+)
+def test_what_repeats_or_explains_an_answer_leaves_it_right(text: str, truth: str) -> None:
+    assert maths_verifier(("boxed", "phrase"), 0.0)(text, truth)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [
+        ("8, so there are 9 ways", "8"),
+        ("5 apples, three pears", "5 apples"),
+        ("12 cm, width five cm", "12 cm"),
+        ("5 half-hours", "5"),
+        ("3 twenty-fifths", "3"),
+        ("5 hundred-thousand", "5"),
+        ("5, where x is 3", "5"),
+    ],
+)
+def test_what_says_another_number_does_not(text: str, truth: str) -> None:
+    assert maths_verifier(("boxed",), 0.0)(f"\\boxed{{{text}}}", truth)[0] == 0.0

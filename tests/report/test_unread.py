@@ -44,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
         (path / f"stages/0{place}-{name}").mkdir(parents=True)
         info.write(path / f"stages/0{place}-{name}/stage.json")
     (path / "recipe.yaml").write_text(dump_recipe(recipe))
-    Manifest(name="answers", recipe_sha256=recipe_hash(recipe)).write(path / "manifest.json")
+    Manifest(name="answers", recipe_kept=True, recipe_sha256=recipe_hash(recipe)).write(
+        path / "manifest.json"
+    )
     gate = {"condition": "sums >= 0.3", "stage": "taught", "passed": True, "text": "it is 0.7"}
     (path / "gates.json").write_text(json.dumps({"taught": [gate]}))
     clear = Finding(name="reward_hacking", detector="d", stage="taught", status="clear")
@@ -144,7 +146,9 @@ def test_what_a_resumed_run_may_change_is_no_other_recipe(folder):
     assert not read_run(folder).unread
     plain["dtype"] = plain.pop("precision")  # as an earlier version wrote it
     file.write_text(yaml.safe_dump(plain))
-    Manifest(name="answers", recipe_sha256=plain_hash(plain)).write(folder / "manifest.json")
+    Manifest(name="answers", recipe_kept=True, recipe_sha256=plain_hash(plain)).write(
+        folder / "manifest.json"
+    )
     assert not read_run(folder).unread
 
 
@@ -170,3 +174,11 @@ def test_old_metrics_and_a_stage_that_has_not_begun_are_not_unread(folder):
     (folder / "stages/02-taught/stage.json").unlink()
     assert not read_run(folder).unread
     assert "has not finished" in _said(folder)[1]
+
+
+def test_a_run_of_an_earlier_version_that_was_resumed_otherwise_is_read(folder):
+    """Its manifest kept the hash of the recipe that it began with, whatever resumes changed."""
+    file = folder / "manifest.json"
+    known = Manifest.read(file)
+    known.model_copy(update={"recipe_sha256": "0" * 64, "recipe_kept": False}).write(file)
+    assert not read_run(folder).unread

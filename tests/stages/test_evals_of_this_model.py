@@ -13,6 +13,7 @@ from gnomon.audit.readings import suite_changes
 from gnomon.errors import GateClosed
 from gnomon.evals.compare import compare
 from gnomon.evals.evaluate import evaluate, result_file
+from gnomon.evals.subject import Stored
 from gnomon.evals.table import make_suite
 from gnomon.evals.targets import open_target
 from gnomon.models.load import fingerprint
@@ -113,6 +114,20 @@ def test_an_eval_of_another_base_does_not_count(tiny_folder: Path, world: Path) 
     file = result_file(world / "run", "base", "questions/sums")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_sha256": "1" * 64}))
     assert not read_run(world / "run").results
+
+
+def test_stored_answers_under_a_models_name_are_of_no_weights(
+    tiny_folder: Path, world: Path
+) -> None:
+    """They may come from a server that serves this very model: nothing says otherwise."""
+    go(tiny_folder, world, resume=False)
+    rows = [{"prompt": f"What is {i} + {i}?", "response": "2", "model": "sft"} for i in range(4)]
+    (world / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"data": ["q.jsonl"], "judge": "exact", "name": "questions/sums"}
+    suite = make_suite("questions", options, world)
+    result = evaluate(suite, Stored(world / "a.jsonl"), world / "run")
+    assert (result.model, result.model_sha256) == ("sft", "")
+    assert go(tiny_folder, world)[0] is None
 
 
 def test_evals_during_training_are_of_weights_on_the_way(tiny_folder: Path, world: Path) -> None:

@@ -107,9 +107,11 @@ def _with_opening(row: Row, prompt: _Turns) -> _Turns:
     name, value = row.first(PROMPT_TEXT), row.take(*PROMPT_TEXT)
     if name is None or not isinstance(value, list):
         return prompt
-    said = [turn.message for turn in parse_messages(value, name)]
-    shared = [turn.message for turn in prompt]
-    if shared[: len(said)] == said:
+    said, shared = (
+        [(turn.role, turn.message.content.strip()) for turn in turns]
+        for turns in (parse_messages(value, name), prompt)
+    )
+    if said in (shared[: len(said)], shared[-len(said) :]):
         return prompt
     if len(said) > len(shared) and said[-len(shared) :] == shared:
         return (*parse_messages(value, name)[: -len(shared)], *prompt)
@@ -169,13 +171,19 @@ PANDALM: Mapping[Any, Verdict] = {0: "tie", 1: "a", 2: "b"}
 _WHO = (
     r"(?:the )?(?:(?:model|output|response|answer|assistant|option|candidate|completion) ?)?([ab])"
 )
-_HOW = r"(?:slightly|somewhat|marginally|much|far|clearly|significantly|a (?:little|bit))"
+_HOW = (
+    r"(?:slightly|somewhat|marginally|much|far|clearly|significantly|strongly|definitely|overall"
+    r"|a (?:little|bit))"
+)
 _WINNER = re.compile(
-    rf"{_WHO}(?: (?:is|was))?(?: {_HOW})?(?: (?:better|best|preferred|chosen|wins|won))?"
-    rf"(?: than {_WHO})?"
+    rf"{_WHO}:?(?: (?:is|was))?(?: {_HOW})?(?: (?:better|best|preferred|chosen|wins|won))?"
+    rf"(?: {_HOW})?(?: than {_WHO})?(?: {_HOW})?(?: ?\((?!.*\b(?:not|worse|tie|or)\b)[^()]*\))?"
 )
 _SIGN = re.compile(r"([ab]) ?(>+|<+|=+|≈|~) ?([ab])")
-_TIE = re.compile(r"(?:a )?(?:tie|tied|draw|equal)(?: \([\w ]+\))?")
+_TIE = re.compile(
+    r"(?:it'?s |it is |both )?(?:a )?(?:tie|tied|draw|equal)"
+    r"(?:,? ?\(?(?:both ?(?:are )?)?(?:good|bad)\)?| \([\w ]+\))?"
+)
 
 
 def verdict(value: Any, labels: Mapping[Any, Verdict]) -> Verdict:

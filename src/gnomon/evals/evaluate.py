@@ -146,7 +146,11 @@ def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
     own["by_category"] = {name: _known(scores) for name, scores in found.by_category.items()}
     own["versions"] = {**_versions(), **found.versions}
     return EvalResult(
-        suite=suite.name, model=subject.name, model_sha256=subject.sha256, made=now(), **own
+        suite=suite.name,
+        model=subject.name,
+        model_sha256=subject.weights_sha256,
+        made=now(),
+        **own,
     )
 
 

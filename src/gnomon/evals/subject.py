@@ -75,6 +75,11 @@ class Subject:
         return open_subject(source, base)
 
     @property
+    def weights_sha256(self) -> str:
+        """The fingerprint of its weights; empty where there are only stored answers."""
+        return self.sha256
+
+    @property
     def window(self) -> int | None:
         """The tokens that a prompt and its answer may take together; None where nothing is
         sampled."""
@@ -316,6 +321,10 @@ class Stored(Subject):
         self.file = file
         self.sha256 = str(fingerprint(file)["sha256"])
         self._given = name
+
+    @property
+    def weights_sha256(self) -> str:
+        return ""
 
     @cached_property
     def answers(self) -> Mapping[str, str]:

@@ -243,8 +243,8 @@ class ItemSuite(Suite, Generic[T]):
                 f"{self.name}: all {len(failed)} items{asked} failed. The first: {first_error}"
             )
         measured = self.measure([item for item, _ in good], [row for _, row in good])
-        measured.tokens += sum(int(row.get("tokens", 0)) for row in rows)
-        measured.money += sum(float(row.get("money", 0.0)) for row in rows)
+        measured.tokens = measured.tokens or int(_summed(rows, "tokens"))
+        measured.money = measured.money or _summed(rows, "money")
         measured.notes += self._cut(rows)
         measured.n = measured.n or len(good)
         measured.errors = len(failed)
@@ -259,13 +259,19 @@ class ItemSuite(Suite, Generic[T]):
     def _cut(self, rows: Sequence[Row]) -> list[str]:
         """In words, how many answers were judged that the model had not ended: rows count them as
         ``cut``."""
-        cut = sum(int(row.get("cut", 0)) for row in rows)
+        cut = int(_summed(rows, "cut"))
         if not cut:
             return []
         return [
             f"{cut} answers were cut off before their end, and were judged as they are; "
             "--option max_new_tokens=N gives them more room"
         ]
+
+
+def _summed(rows: Sequence[Row], name: str) -> float:
+    """What the rows have under a name together, where it is a number."""
+    values = (row.get(name) for row in rows)
+    return float(sum(v for v in values if isinstance(v, int | float)))
 
 
 def apart(ids: Sequence[str]) -> list[str]:

@@ -212,7 +212,7 @@ class RunFolder:
             self._write_recipe()
         digest = recipe_hash(self.recipe)
         if Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256 != digest:
-            self.update_manifest(recipe_sha256=digest)  # readers tell a damaged recipe by it
+            self.update_manifest(recipe_sha256=digest, recipe_kept=True)
         return notes
 
     def update_manifest(self, **entries: Any) -> None:

@@ -299,7 +299,7 @@ def _not_of_the_run(
         return
     older = {"dtype" if key == "precision" else key: value for key, value in recipe.items()}
     digests = {plain_hash(recipe), plain_hash(older)}
-    if manifest.recipe_sha256 and manifest.recipe_sha256 not in digests:
+    if manifest.recipe_kept and manifest.recipe_sha256 not in digests:
         yield Unread(
             f"recipe.yaml is not what {MANIFEST} says the run was made by (another SHA-256): part "
             "of it is gone, or it was changed; put it back, or resume with the run's recipe"

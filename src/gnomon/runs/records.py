@@ -199,6 +199,8 @@ class Manifest(Record):
     """manifest.json: what was run, when, how and on what.
 
     Attributes:
+        recipe_kept: whether ``recipe_sha256`` is that of the recipe as it was resumed last; not in
+            runs of earlier versions.
         command, cwd: how the ``gnomon`` command was called, and where.
         base: the folder that the recipe's relative paths start from.
         data: SHA-256 and rows of each source, by stage.
@@ -214,6 +216,7 @@ class Manifest(Record):
     versions: dict[str, Any] = {}
     hardware: dict[str, Any] = {}
     recipe_sha256: str = ""
+    recipe_kept: bool = False
     command: str | list[str] = ""
     cwd: str = ""
     base: str = ""
@@ -237,6 +240,7 @@ class Manifest(Record):
             | installed,
             hardware=_hardware(),
             recipe_sha256=recipe_hash(recipe),
+            recipe_kept=True,
             **invocation(),
             data={},
             models={},

@@ -23,7 +23,8 @@ _LEAD = re.compile(
 _REASON = re.compile(
     r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:it|we|there)\b|due to|given that"
     r"|making|i hope)(?![A-Za-z])(?P<why>.*)$"
-    r"|\s*[,;:.(-]+\s*as\s+(?:the|a)(?![A-Za-z])(?P<as>.*)$"
+    r"|(?:\s*[,;:.(-]+\s*as\s+(?:the|a)(?![A-Za-z])"
+    r"|\s+as\s+(?:the|a)\s+(?:total|whole|result|answer)(?![A-Za-z]))(?P<as>.*)$"
     r"|\s*[,;:.(-]+\s*(?:so|thus|therefore|hence)\s(?P<then>.*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -33,7 +34,9 @@ _TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 """What makes a reason none: the answer is taken back, or another one named."""
-_COMMA = re.compile(r"(?<=[\d}%)]),\s+(?=[A-Za-z]{2,}\s)")
+_COMMA = re.compile(r"(?<=[\d}%)A-Za-z]),\s+(?=[A-Za-z]{2,}\s)")
+_QUANTITY = re.compile(r"\W*\d[\d.,]*\s*(?:[A-Za-z/^ ]|\^\d){0,30}")
+"""A number with a unit in words, whose comma may have an aside behind it as a number's may."""
 _NOT = re.compile(r"(?:and )?not [^\s,;]{1,20}(?: [a-z]{3,12})?", re.IGNORECASE)
 """``5, not 6`` says 5."""
 _BRACKET = re.compile(r"\s+\(([^()]{2,60})\)$")
@@ -72,15 +75,29 @@ def _without_reason(text: str) -> str:
     match = _REASON.search(text)
     if match is None or _TAKEN_BACK.search(match["why"] or match["as"] or ""):
         return text
-    if match["then"] is not None and not says_nothing(match["then"]):
+    then = match["then"]
+    if then is not None and not (says_nothing(then) or _repeats(text[: match.start()], then)):
         return text
     return text[: match.start()]
+
+
+def _repeats(answer: str, clause: str) -> bool:
+    """Whether what follows says the answer's own number again, and no other: ``8, so there are 8
+    ways``."""
+    if not re.fullmatch(r"[A-Za-z' ,.$%\\\d]+", clause):
+        return False
+    numbers = [re.findall(r"\d[\d,]*(?:\.\d+)?", part) for part in (answer, clause)]
+    given, said = ([number.strip(",").replace(",", "") for number in part] for part in numbers)
+    words = {word.lower() for word in re.findall(r"[A-Za-z']+", clause)}
+    return len(given) == 1 and set(said) == set(given) and not words & _SPEAKS
 
 
 def _without_comma(text: str) -> str:
     """Without what follows the first comma, where that says nothing."""
     match = _COMMA.search(text)
-    if match is None:
+    if match is None or (
+        text[match.start() - 1].isalpha() and not _QUANTITY.fullmatch(text[: match.start()])
+    ):
         return text
     aside = text[match.end() :]
     return text[: match.start()] if _NOT.fullmatch(aside) or says_nothing(aside) else text
@@ -112,7 +129,9 @@ def _number(text: str) -> Number | None:
 
 def says_nothing(aside: str) -> bool:
     """Whether words beside an answer tell nothing of it: plain words, none of them a number, a
-    unit, a name of one letter, or one that takes the answer back."""
+    unit, a name of one letter (but where names are explained: "where x is the length"), or one that
+    takes the answer back."""
+    aside = re.sub(r"^where\s+[A-Za-z]\s+(?=(?:is|denotes|stands)\b)", "", aside)
     if not _PLAIN.fullmatch(aside) or re.match(r"and\b", aside, re.IGNORECASE):
         return False
     words = re.findall(r"[A-Za-z']+", aside)

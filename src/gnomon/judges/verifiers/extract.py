@@ -130,7 +130,7 @@ def after_phrase(text: str) -> str | None:
     but a choice and its reason ("(C) because 3 > 2")."""
     ends = [match.end() for match in _PHRASE.finditer(text)]
     declared = [match for match in _DECLARED.finditer(text) if not _PHRASE.search(match[0])]
-    if declared and (not ends or declared[-1].end() > ends[-1]):
+    if declared and not ends:
         return declared[-1]["letter"].replace("*", "")
     if not ends:
         line = _CLAUSE.sub("", text.strip()).strip()

@@ -23,6 +23,10 @@ _BRACKETED = re.compile(r"\(([^\W\d_]+(?: [^\W\d_]+)*)\)|\[([^\W\d_]+(?: [^\W\d_
 _ENDS = re.compile(r"(?<=[^\s.!?])\s*\.$|(?<=[^\W\d_]{2})\s*[.!?\u2026]+$|(?<=[\"'*`])[!?]+$")
 """A final stop; behind a word also other end marks. ``5!``, ``n!`` and ``2...`` keep theirs."""
 
+_LISTED = re.compile(r"^(?:[-*\u2022]|#{1,6})\s+(?=\S)")
+"""A list's or a heading's mark before the answer; ``- 5`` may be a number."""
+_TAIL = re.compile(r"(?<=\w)\s*[,:;]+$")
+
 Verdict = tuple[float, dict[str, float]]
 
 
@@ -45,8 +49,8 @@ def exact_verifier(
     def verify(text: str, answer: Any) -> bool:
         found = final_answer(text, methods)
         truths = answer if isinstance(answer, list | tuple) else [answer]
-        wanted = {normal(str(truth)) for truth in truths}
-        if "" in wanted:
+        wanted = {normal(str(truth)) for truth in truths} - {""}
+        if not wanted:
             raise ValueError("a reference answer is empty: nothing could match it")
         return normal(found or "") in wanted
 
@@ -62,7 +66,9 @@ def without_marks(text: str) -> str:
     text = text.translate(_TYPOGRAPHIC)
     while True:
         before = text
-        text = _ENDS.sub("", text)
+        text = _TAIL.sub("", _ENDS.sub("", text))
+        text = text if re.match(r"-\s+\d", text) else _LISTED.sub("", text)
+        text = text[:-1] if re.fullmatch(r"[A-Za-z]\)", text) else text
         bracketed = _BRACKETED.fullmatch(text)
         text = (bracketed[1] or bracketed[2]) if bracketed else text
         for opening, closing in _PAIRS:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from gnomon.judges.verifiers.spoken import changes_number
+
 # dimension: {size in base units: words}. A dimension may be a product of powers of others.
 _TABLE: dict[str, dict[str, str]] = {
     "length": {
@@ -100,6 +102,7 @@ _PART = re.compile(
     r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z°¢€£¥₹'\\$]+(?: ?°?[CF])?)\.?"
     r"(?:\^\{\s*(-?\d)\s*\}|(?<=[A-Za-z])([23])(?!\d))?(?:\s+(squared|cubed))?"
 )
+_COMPOUND = re.compile(r"\b([A-Za-z]+)-([A-Za-z]+)\b(?=\s+[A-Za-z])")
 _RAISED = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 
 
@@ -166,6 +169,7 @@ def _sorted(powers: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 
 def _side(text: str) -> Unit | None:
     """A product of units, or words of what is counted."""
+    text = _COMPOUND.sub(_kind, text)
     text = re.sub(r"\\cdot|\*|-(?=[A-Za-z])", " ", text).strip()
     text, *rest = re.split(r"\s*,\s*", text)
     if not all(map(is_filler, rest)):
@@ -192,6 +196,12 @@ def _side(text: str) -> Unit | None:
             at = match.end()
         at += len(text[at:]) - len(text[at:].lstrip(" "))
     return Unit(_sorted(powers), size, frozenset(map(_singular, things)))
+
+
+def _kind(compound: re.Match[str]) -> str:
+    """Nothing for a compound that tells of which kind the things are: "ten-dollar bills"."""
+    first, second = compound[1].lower(), _singular(compound[2])
+    return "" if changes_number(first) and not changes_number(second) else compound[0]
 
 
 def _singular(word: str) -> str:
