@@ -461,6 +461,7 @@ def test_a_judge_that_fails_stops_collecting_and_keeps_what_was_judged(
             "reward": {"function": "mine.py:score"},
             "rollout": {"samples": 4, "max_new_tokens": 6},
             "settings": {"chunk": 2},
+            "train": {},
         }
     )
     refused(gnomon("run", recipe), "the judge failed", "quota", "--resume")

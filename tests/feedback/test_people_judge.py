@@ -447,7 +447,8 @@ def test_a_run_that_waits_goes_on_by_itself(
 def test_collecting_gives_the_next_stage_what_people_preferred(
     gnomon: Run, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    write_recipe(tmp_path, tiny_folder, PEOPLE, algorithm="collect", settings={"keep": "all"})
+    collects = {"algorithm": "collect", "settings": {"keep": "all"}, "train": {}}
+    write_recipe(tmp_path, tiny_folder, PEOPLE, **collects)
     assert gnomon()[0] == 3
     assert label_all(tmp_path / "labels.db") == 4
     code, text = gnomon("--resume")

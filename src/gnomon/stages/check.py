@@ -458,7 +458,7 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
             "rollout: the comparison samples with the torch engine, one policy after the other; "
             "remove engine, url, workers, options and max_staleness"
         )
-    if rollout.final_temperature is not None:
+    if rollout.final_temperature is not None and not run.path.exists():  # else begun before
         raise ConfigError(
             "rollout.final_temperature: the comparison trains nothing, so that there is no end for "
             "it; set temperature"

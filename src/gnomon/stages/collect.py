@@ -76,7 +76,7 @@ class Collect(Stage):
         unused = ["train"] if spec.train.model_fields_set else []
         unused += ["probes"] if spec.probes is not None else []
         unused += ["rollout.final_temperature"] if spec.rollout.final_temperature else []
-        if unused:
+        if unused and not self.run.path.exists():  # one that an earlier version began goes on
             raise ConfigError(
                 f"{', '.join(unused)}: a collect stage trains nothing, so that this would do "
                 "nothing; remove it"
