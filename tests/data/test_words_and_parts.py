@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gnomon.data.preferences import verdict
 from gnomon.data.readers import read_groups
 from gnomon.data.values import RowError
+from gnomon.data.verdicts import verdict
 from gnomon.errors import DataError
 
 VERDICTS = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.preferences import verdict
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RowError, Skipped
+from gnomon.data.verdicts import verdict
 from gnomon.errors import DataError
 from gnomon.files import fingerprint
 from gnomon.judges.protocol import Judge
