@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, probe, supervise
+from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, supervise
 from gnomon.sandbox.compare import same_value, shown
 
 ONE = [CallTest("f", [1], 1)]
@@ -31,14 +31,6 @@ def soon(seconds: float = 10.0) -> Iterator[None]:
     yield
     assert time.process_time() - own < seconds
     assert time.monotonic() - wall < LONG + seconds
-
-
-@pytest.fixture(params=["bubblewrap", "landlock"])
-def name(request: pytest.FixtureRequest) -> str:
-    backend, reason = probe(request.param)
-    if backend is None:
-        pytest.skip(f"{request.param} does not work here: {reason}")
-    return str(request.param)
 
 
 def attempt(name: str, body: str, **limits: float) -> str:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, probe
+from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox
 
 DOUBLE = [InputTest("3\n", "6\n"), InputTest("5", "10")]
 LATE = "import threading, time\ndef main():\n    n = int(input())\n    time.sleep(0.2)\n    print(n * 2)\n"
@@ -101,14 +101,6 @@ UNANSWERED = {
     "forged at exit, when called": FORGE + "atexit.register(forge)\ndef f(x): sys.exit(0)",
     "other builtins": "import builtins\nbuiltins.exit = builtins.quit = print\ndef f(x): return exit",
 }
-
-
-@pytest.fixture(params=["bubblewrap", "landlock"])
-def name(request: pytest.FixtureRequest) -> str:
-    backend, reason = probe(request.param)
-    if backend is None:
-        pytest.skip(f"{request.param} does not work here: {reason}")
-    return str(request.param)
 
 
 @pytest.mark.parametrize("script", RIGHT)

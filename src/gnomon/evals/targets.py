@@ -12,13 +12,12 @@ from gnomon.errors import ConfigError
 from gnomon.evals.subject import Model, Subject, open_subject
 from gnomon.files import read_object
 from gnomon.plugins import did_you_mean
+from gnomon.runs.evals import BASE, RECIPE
 from gnomon.runs.records import STAGE, StageInfo, read_recipe
 
-BASE = "base"
-"""The name of the model that a run's recipe starts from."""
 JUDGE = "judge"
 """What is written in place of a model where the judge itself is measured."""
-RECIPE, STAGES, MODEL = "recipe.yaml", "stages", "model"
+STAGES, MODEL = "stages", "model"
 
 
 class JudgeAlone(Subject):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from gnomon.audit.kinds import average_start, averaged
 from gnomon.report.kinds import policies, stage_specs
+from gnomon.runs.evals import BASE
 from gnomon.runs.read import RunView, own_stage
-
-BASE = "base"
 
 
 def candidate(run: RunView) -> str:

@@ -29,6 +29,7 @@ from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import (
+    BASE,
     EVAL_FOLDER,
     outdated,
     outdated_evals,
@@ -53,8 +54,6 @@ AI = "ai"
 """The builtin reward that is a language model's opinion."""
 _OF_THE_REWARD = ("reward", "return", "solved", "unsolved", "pass@")
 """Metrics that are made of a stage's whole reward."""
-BASE = "base"
-"""The recipe's own model in comparisons and evals."""
 
 
 def ask_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> list[GateResult]:
