@@ -54,7 +54,12 @@ def so_far(whole: Evidence, step: float) -> Evidence:
     done = whole.metrics["step"] <= step
     return replace(
         whole,
-        info=StageInfo(name=whole.info.name, algorithm=whole.info.algorithm, status="running"),
+        info=StageInfo(
+            name=whole.info.name,
+            algorithm=whole.info.algorithm,
+            status="running",
+            planned_iterations=whole.info.planned(whole.spec),
+        ),
         metrics={name: values[done] for name, values in whole.metrics.items()},
         # an evaluation of this step's policy is made when the next iteration begins
         samples=[s for s in whole.samples if s.step < step or (s.step == step and not s.held_out)],

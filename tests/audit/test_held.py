@@ -22,20 +22,26 @@ def said(
     kl: float = 1.0,
     status: str = "done",
     grows: bool = False,
+    made: int = 20,
+    planned: int | None = None,
+    train: dict[str, Any] | None = None,
 ) -> Finding | None:
     """What is said of a policy so many nats from its start per token, in answers of ten tokens; in
-    the end, where it ``grows``."""
-    n = max(len(prices), 20)
+    the end, where it ``grows``, after so many iterations ``made`` of those that are planned."""
+    n = max(len(prices), made)
     steps = np.arange(2.0, 2 * n + 2, 2)
     drawn = np.random.default_rng(0).normal(1, 0.001, n)
     drawn *= np.linspace(1 / n, 1, n) if grows else 1
     metrics = {"step": steps, "kl": 10 * kl * drawn, "length": np.full(n, 10.0)}
+    metrics["iteration"] = np.arange(1.0, n + 1)
     if prices:
         metrics["kl_price"] = np.array([*prices, *[prices[-1]] * (n - len(prices))])
     settings = {"beta": 0.01 if any(prices) else 0.0}
     evidence = Evidence(
-        "run", "ppo", spec={"name": "ppo", "reward": [reward], "settings": settings},
-        info=StageInfo(algorithm="ppo", status=status), metrics=metrics,
+        "run", "ppo",
+        spec={"name": "ppo", "reward": [reward], "settings": settings, "train": train or {}},
+        info=StageInfo(algorithm="ppo", status=status, planned_iterations=planned),
+        metrics=metrics,
     )  # fmt: skip
     found = held(evidence)
     return found[0] if found else None
@@ -75,6 +81,42 @@ def test_the_alarm_says_since_when_and_from_when_it_was_to_be_watched() -> None:
     assert found is not None
     assert found.status == "alarm"
     assert (found.since, found.watched) == (26.0, 2.0)  # 0.24 x 13 of 20 is beyond 0.15
+
+
+def test_it_is_an_alarm_as_soon_as_the_policy_is_on_its_way() -> None:
+    """At 0.02 nats per token after four of 60 iterations it is near yet, and heads for 0.4."""
+    found = said([0.02], kl=0.03, grows=True, made=4, planned=60, status="running")
+    assert found is not None
+    assert (found.status, found.since, found.watched) == ("alarm", 4.0, 2.0)
+    assert "after the 60 iterations that are planned" in found.text
+    assert found.cures == ["ppo.settings.beta=0.05"]
+    by_recipe = said([0.02], kl=0.03, grows=True, made=4, train={"steps": 60}, status="running")
+    assert by_recipe is not None
+    assert by_recipe.status == "alarm"
+
+
+@pytest.mark.parametrize(
+    ("price", "kl", "planned", "status"),
+    [
+        (0.02, 0.03, 20, "running"),  # it will be over before it is far
+        (0.02, 0.003, 60, "running"),  # as a policy at a low rate
+        (0.02, 0.03, None, "running"),  # nobody knows how much is to come
+        (0.04, 0.03, 60, "running"),  # a little does hold it
+    ],
+)
+def test_a_policy_that_is_not_shown_to_go_far_is_to_watch(
+    price: float, kl: float, planned: int | None, status: str
+) -> None:
+    found = said([price], kl=kl, grows=True, made=4, planned=planned, status=status)
+    assert found is not None
+    assert found.is_to_watch
+
+
+def test_a_finished_policy_is_where_it_is_whatever_its_pace_was() -> None:
+    found = said([0.02], kl=0.1, planned=60, status="done")
+    assert found is not None
+    assert not found.is_to_watch
+    assert found.status != "alarm"
 
 
 def test_it_is_no_more_to_watch_once_a_finished_policy_is_near_its_start() -> None:

@@ -121,7 +121,8 @@ def test_a_stop_in_training_saves_a_checkpoint_that_was_not_due(
     assert e.value.signal == number
     assert signal.getsignal(number) is before
     stage = tmp_path / "run" / "stages" / "01-sft"
-    assert json.loads((stage / "stage.json").read_text())["status"] == "stopped"
+    info = json.loads((stage / "stage.json").read_text())
+    assert (info["status"], info["planned_iterations"]) == ("stopped", 9)
     assert [p.name for p in (stage / "checkpoints").iterdir()] == ["step-000005"]
 
 

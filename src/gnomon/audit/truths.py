@@ -150,6 +150,7 @@ def stripped_info(info: StageInfo, truths: Truths) -> StageInfo:
         algorithm=info.algorithm,
         status=info.status,
         start={key: value for key, value in info.start.items() if key != "from"},
+        planned_iterations=info.planned_iterations,
         iterations=info.iterations,
         idle_iterations=info.idle_iterations,
         summary=truths.without(info.summary),

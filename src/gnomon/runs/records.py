@@ -150,7 +150,8 @@ class StageInfo(Record):
         memory: the estimate, in words.
         start: where the weights came ``from`` and their ``sha256``.
         inputs: by place outside of the run that it reads, SHA-256 of each file there.
-        iterations: of the whole stage; ``idle_iterations`` of them trained nothing.
+        planned_iterations: of the whole stage, noted when its training begins.
+        iterations: that it came to have; ``idle_iterations`` of them trained nothing.
         summary: the last figures; ``held_out`` are those of the held-out rows.
         reference: what the cache of reference log-probs did.
         peak: with ``train.stop_at_peak``: by which ``judge``, after which ``iteration`` the kept
@@ -175,6 +176,7 @@ class StageInfo(Record):
     cpu_seconds: float | None = None
     start: dict[str, Any] = {}
     inputs: dict[str, dict[str, str]] = {}
+    planned_iterations: int | None = None
     iterations: int | None = None
     idle_iterations: int = 0
     summary: dict[str, Any] = {}
@@ -188,6 +190,13 @@ class StageInfo(Record):
     judges: dict[str, dict[str, Any]] = {}
     compute: Compute = Compute()
     joules: dict[str, float] = {}
+
+    def planned(self, spec: Mapping[str, Any]) -> int | None:
+        """How many iterations the stage was to have: in records of earlier versions as the recipe's
+        part of it says, where that is in steps."""
+        train = spec.get("train")
+        steps = train.get("steps") if isinstance(train, Mapping) else None
+        return self.planned_iterations or (steps if isinstance(steps, int) else None)
 
     @property
     def figures(self) -> dict[str, Interval]:

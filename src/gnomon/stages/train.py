@@ -162,6 +162,7 @@ class Train(Stage):
     # -- work -------------------------------------------------------------------------------------
 
     def perform(self, info: StageInfo, resume: bool) -> None:
+        self._info = info
         if self.processes is None:
             super().perform(info, resume)
             return
@@ -194,6 +195,9 @@ class Train(Stage):
             bench = replace(self._bench(roles, len(rows[0])), ranks=strategy.ranks)
             engine = self._engine(bench, encoder)
         bench.normalise_on, bench.reference_store = normalise_on, cache
+        if self._first:  # who reads the records while it trains can tell how far it is
+            self._info.note(planned_iterations=bench.iterations)
+            self.folder.write_info(self._info)
         if isinstance(strategy, ManyDevices):
             with strategy.ranks.together(leave=True):
                 strategy.prepare(roles)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Opened:
         text = f"stage {place} of {total}, {stage.name}"
         iteration = stage.series("iteration")[1]
         if iteration.size:
-            of = _iterations(specs.get(stage.name, {}))
+            of = stage.info.planned(specs.get(stage.name, {}))
             text += f": iteration {iteration[-1]:.0f}{f' of {of}' if of else ''}"
         return text
 
@@ -188,12 +188,6 @@ def _state(run: RunView, worked: bool) -> State:
         return "failed"
     waiting = [name for name in stage_specs(run) if name not in begun]
     return "done" if states and not waiting and set(states) == {"done"} else "stopped"
-
-
-def _iterations(spec: Mapping[str, Any]) -> int | None:
-    train = spec.get("train")
-    steps = train.get("steps") if isinstance(train, Mapping) else None
-    return steps if isinstance(steps, int) else None
 
 
 def _is_run(path: Path) -> bool:
