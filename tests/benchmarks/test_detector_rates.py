@@ -301,7 +301,8 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
              for i in range(4) for h in WORLDS]  # fmt: skip
     verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
     told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
-    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[6]
+    of_new = markdown([*rows, *verified, *told]).split("### Worlds 5 to 7")[1]
+    by_reward = of_new.split("trained on | false alarms")[1]
     assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
@@ -348,7 +349,7 @@ def test_the_lots_that_nobody_had_looked_at_in_short():
         "0 of 9: 0.00 [0.00, 0.34] | 1 of 9: 0.11 [0.00, 0.48] | 1 of 4: 0.25 [0.01, 0.81] | "
         "0 of 9: 0.00 [0.00, 0.34] |"
     ) in short(rows)
-    assert "| **worlds 5 to 28, together** | 24 of 24: 1.00" in short(rows)  # six lots
+    assert "| **worlds 5 to 31, together** | 28 of 28: 1.00" in short(rows)  # seven lots
     old = [{k: v for k, v in r.items() if k not in ("on_the_way", "verdict")} for r in rows]
     assert "4 of 4: 1.00 [0.40, 1.00] | 0 of 9: 0.00 [0.00, 0.34] | not asked |" in short(old)
     assert "together" not in short(old)
