@@ -93,8 +93,8 @@ def _heading(evidence: Evidence) -> str:
         return ""
     planned = evidence.info.planned(evidence.spec)
     return (
-        f"it will be {ends[-1]:.2g} nats per token from its start after the {planned} iterations "
-        f"that are planned, at the pace of step {steps[-1]:.0f}, and mostly they speed up"
+        f"at its pace of step {steps[-1]:.0f} it will be {ends[-1]:.2g} nats per token from its "
+        f"start after the {planned} iterations that are planned, and such policies speed up"
     )
 
 

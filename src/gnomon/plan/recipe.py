@@ -35,6 +35,9 @@ BATCH = {"sft": 128, "reward_model": 64, "dpo": 128, "kto": 128}
 EPOCHS = {"sft": 2, "reward_model": 1, "dpo": 1, "kto": 1}
 LEAST_STEPS, MOST_STEPS = 50, 300
 """Iterations of a sampled stage, which takes the prompts four times where that is between."""
+HELD_BETA = 0.05
+"""KL coefficient on a learned reward. Ouyang et al. 2022 have 0.02; at a reward's usual spread a nat
+then costs less than the audit takes for a hold (docs/detectors.md, "What holds a policy")."""
 UNANSWERED = 1024
 """Tokens of an answer that no data shows the length of."""
 TAKES_PROMPTS = tuple(kind for kind, ways in READABLE_AS.items() if "prompts" in ways)
@@ -302,7 +305,7 @@ class _Writer:
         if method == "grpo":
             learned = self.facts.checkable == 0
             return {
-                "beta": 0.02 if learned else 0.0,
+                "beta": HELD_BETA if learned else 0.0,
                 "aggregation": "token",
                 "advantage_scale": "none",
                 "clip_high": 0.28,
@@ -316,7 +319,7 @@ class _Writer:
             "dpo": {"beta": 0.1},
             "kto": {"beta": 0.1},
             "online_dpo": {"beta": 0.1, "no_eos_penalty": 1.0},
-            "ppo": {"beta": 0.02, "no_eos_penalty": 1.0},
+            "ppo": {"beta": HELD_BETA, "no_eos_penalty": 1.0},
             "collect": {"keep": "best-worst"},
         }
         return settings_of.get(method, {})
