@@ -36,8 +36,8 @@ EPOCHS = {"sft": 2, "reward_model": 1, "dpo": 1, "kto": 1}
 LEAST_STEPS, MOST_STEPS = 50, 300
 """Iterations of a sampled stage, which takes the prompts four times where that is between."""
 HELD_BETA = 0.05
-"""KL coefficient on a learned reward. Ouyang et al. 2022 have 0.02; at a reward's usual spread a nat
-then costs less than the audit takes for a hold (docs/detectors.md, "What holds a policy")."""
+"""KL coefficient on a learned reward. At Ouyang et al. 2022's 0.02 and a reward's usual spread
+a nat costs less than the audit takes for a hold (docs/detectors.md, "What holds a policy")."""
 UNANSWERED = 1024
 """Tokens of an answer that no data shows the length of."""
 TAKES_PROMPTS = tuple(kind for kind, ways in READABLE_AS.items() if "prompts" in ways)
