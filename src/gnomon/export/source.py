@@ -20,6 +20,7 @@ from gnomon.evals.subject import Model
 from gnomon.evals.targets import open_target
 from gnomon.models import load
 from gnomon.models.adapters import ADAPTER_CONFIG
+from gnomon.models.belong import check_weights
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import FACTS, save_policy
 from gnomon.report.card import README, run_card
@@ -169,7 +170,7 @@ def copy_model(source: Path, target: Path, *, link: bool = False) -> None:
     if not (source / load.SINGLE).is_file():
         shutil.copyfile(source / load.INDEX, target / load.INDEX)
     config, _ = load.read_model(target)
-    load.check_weights(config, load.stored_numbers(load.weight_files(target)), target)
+    check_weights(config, load.stored_numbers(load.weight_files(target)), target)
 
 
 def _place(file: Path, target: Path, link: bool) -> None:
