@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from evals_world import Speaker
+from evals_world import Orderly, Speaker
 
 from gnomon.errors import RunError
 from gnomon.evals.asking import Ask
@@ -16,6 +16,7 @@ from gnomon.evals.evaluate import evaluate, result_file
 from gnomon.evals.rows import Rows
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
+from gnomon.judges.protocol import Judge
 from gnomon.records import Message, Prompt
 from gnomon.runs.evals import EvalResult, read_evals
 from gnomon.stats.intervals import weighted_proportion
@@ -105,6 +106,76 @@ def test_failed_items_are_in_no_score_and_are_asked_again(tmp_path: Path) -> Non
     well = Speaker(lambda text: "yes")
     assert evaluate(suite(), well, tmp_path).errors == 0
     assert well.asked == ["3", "4"]
+
+
+class Dear(Count):
+    """Every asking costs three tokens and half a euro, whether it succeeds or not."""
+
+    title: ClassVar[str] = "dear"
+    remembering: ClassVar[bool] = False
+
+    def judges(self) -> list[Judge]:
+        judge = Orderly(lambda one, two: 0.5)
+        judge.remembers = self.remembering
+        return [judge]
+
+    def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
+        return [{**row, "tokens": 3, "money": 0.5} for row in super().ask(subject, items, work)]
+
+
+class Remembering(Dear):
+    remembering: ClassVar[bool] = True
+
+
+def dear(kind: type[Dear] = Dear) -> Dear:
+    return kind(Options(), Path())
+
+
+def test_what_failed_attempts_cost_stays_counted(tmp_path: Path) -> None:
+    def failing(some: str) -> Speaker:
+        return Speaker(lambda text: None if text in some else "yes")
+
+    first = evaluate(dear(), failing("34"), tmp_path)
+    assert (first.tokens, first.money) == (18, 3.0)
+    file = result_file(tmp_path, "speaker", "dear")
+    first.note(seconds=100.0)
+    first.write(file)
+    again = evaluate(dear(), failing("4"), tmp_path)
+    assert (again.errors, again.tokens, again.money) == (1, 24, 4.0)
+    assert 100.0 < again.seconds < 150.0
+    last = evaluate(dear(), failing(""), tmp_path)
+    assert (last.errors, last.tokens, last.money) == (0, 27, 4.5)
+    assert last.seconds > again.seconds
+    rows = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
+    assert {row["id"]: row["tokens"] for row in rows} == {
+        **dict.fromkeys("0125", 3), "3": 6, "4": 9,
+    }  # fmt: skip
+    assert len(rows) == 6
+
+
+def test_a_rerun_that_is_killed_forgets_no_cost_either(tmp_path: Path) -> None:
+    flaky = Speaker(lambda text: None if text in "1345" else "yes")
+    evaluate(dear(), flaky, tmp_path)
+
+    def watch(done: int, total: int) -> None:
+        if done >= 4:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        evaluate(dear(), Speaker(lambda text: "yes"), tmp_path, watch=watch)
+    assert evaluate(dear(), Speaker(lambda text: "yes"), tmp_path).tokens == 18 + 12
+
+
+def test_measured_anew_is_without_the_cost_before(tmp_path: Path) -> None:
+    evaluate(dear(), Speaker(lambda text: None if text in "3" else "yes"), tmp_path)
+    anew = evaluate(dear(), Speaker(lambda text: "yes"), tmp_path, again=True)
+    assert anew.tokens == 18
+
+
+def test_a_judge_that_tells_its_earlier_costs_is_not_counted_twice(tmp_path: Path) -> None:
+    evaluate(dear(Remembering), Speaker(lambda text: None if text in "3" else "yes"), tmp_path)
+    again = evaluate(dear(Remembering), Speaker(lambda text: "yes"), tmp_path)
+    assert again.tokens == 18
 
 
 def test_an_eval_all_of_whose_items_fail_is_an_error_with_the_first_reason(tmp_path: Path) -> None:

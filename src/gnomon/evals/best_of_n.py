@@ -53,6 +53,10 @@ class BestOfN(Questions):
         if self.options.select is not None and self._select is None:
             self._select = open_judge(self.options.select, self.base, subject)
 
+    def judges(self) -> list[Judge]:
+        chooses = [] if self._select is None else [self._select]
+        return [*super().judges(), *chooses]
+
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
         if self._select is None:

@@ -88,8 +88,10 @@ def evaluate(
     if file.is_file():
         set_aside(file)
     rows = _open_rows(file.with_suffix(".jsonl"), key, again, say)
+    earlier = max(rows.seconds_before, before.seconds if before.key == key and not again else 0.0)
     began = time.perf_counter()
     found = suite.run(subject, Work(rows, run, watch, say))
+    rows.tidy()
     if suite.opinion and found.judge and not found.calibration:
         _find_calibration(suite, found, run)
     result = _record(suite, subject, found)
@@ -99,7 +101,7 @@ def evaluate(
         step=step,
         settings=settings,
         data=data,
-        seconds=round(time.perf_counter() - began, 3),
+        seconds=round(earlier + time.perf_counter() - began, 3),
     )
     result.write(file)
     for note in found.notes:

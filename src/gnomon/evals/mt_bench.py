@@ -137,6 +137,9 @@ class MTBench(ItemSuite[TwoTurns]):
         if lost:
             raise DataError(f"{file}: it has no prompt called {', '.join(lost)}")
 
+    def judges(self) -> list[Judge]:
+        return [judge for judge in (self._judge,) if judge is not None]
+
     def facts(self) -> Mapping[str, Any]:
         assert self._judge is not None
         facts = {"judge": described(self.options.judge), "judge_version": self._judge.version}

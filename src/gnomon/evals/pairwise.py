@@ -120,6 +120,9 @@ class Pairwise(ItemSuite[E]):
             facts["against_sha256"] = self._against.sha256
         return facts
 
+    def judges(self) -> list[Judge]:
+        return [judge for judge in (self._judge,) if judge is not None]
+
     @property
     def judge(self) -> Judge:
         """Who compares."""

@@ -76,6 +76,9 @@ class Questions(ItemSuite[Prompt]):
         assert self._judge is not None
         return self._judge
 
+    def judges(self) -> list[Judge]:
+        return [judge for judge in (self._judge,) if judge is not None]
+
     def facts(self) -> dict[str, Any]:
         return {"judge": described(self.options.judge), "judge_version": self.judge.version}
 

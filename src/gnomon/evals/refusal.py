@@ -115,6 +115,9 @@ class Refusal(ItemSuite[Request]):
                 "`Behavior`, `forbidden_prompt`)"
             )
 
+    def judges(self) -> list[Judge]:
+        return [judge for judge in (self._judge,) if judge is not None]
+
     def facts(self) -> Mapping[str, Any]:
         if self._judge is None:
             return {"judge": OPENINGS}

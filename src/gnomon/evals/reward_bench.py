@@ -87,6 +87,9 @@ class RewardBench(ItemSuite[Compared]):
         spec = self.options.judge
         return super().name if self.options.name or spec is None else f"{super().name}-{spec.label}"
 
+    def judges(self) -> list[Judge]:
+        return [judge for judge in (self._judge,) if judge is not None]
+
     def check(self) -> None:
         super().check()
         if not self.options.data:

@@ -2,7 +2,7 @@
 
 Every line says what it is of (``of``: a fingerprint of model, settings and data), so that a killed
 eval continues with the items that have no line yet, and rows of another model or of other settings
-are never mixed in.
+are never mixed in. What failed is asked again, and what it took before stays counted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from gnomon.files import make_folder, plain_errors, write_bytes
 
 FAILED = "error"
 """The key of a row whose item failed: it is in no score, and is asked again next time."""
+COST = ("tokens", "money")
+"""What a row says it took: of all attempts at its item together."""
+SECONDS = "seconds"
+"""The same of time: from the rows before it, shared among those that were written together."""
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -38,19 +43,30 @@ class Rows:
         kept: rows that were there already and count.
         foreign: rows of another model, of other settings or other data, which do not; the file is
             kept as ``<suite>.jsonl.old``.
+        seconds_before: what the rows that were there took, failed ones too.
+        told_again: whoever answers tells what it cost before, when it is asked again (a judge that
+            keeps its answers on disk): then nothing is added to that.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.key = key
         self._rows: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, dict[str, Any]] = {}  # of earlier processes, to be asked again
         self.foreign = 0
+        self.told_again = False
         for row in _read(path):
             if row.get("of") != key or "id" not in row:
                 self.foreign += 1
-            elif FAILED not in row:  # what failed is asked again
-                self._rows[str(row["id"])] = row
+                continue
+            id = str(row["id"])
+            self._failed.pop(id, None)  # a later row counts what the earlier took
+            self._rows.pop(id, None)
+            (self._failed if FAILED in row else self._rows)[id] = row
         self.kept = len(self._rows)
+        known = [*self._rows.values(), *self._failed.values()]
+        self.seconds_before = sum(_number(row, SECONDS) for row in known)
+        self._since = time.perf_counter()
         if path.is_file():
             if self.foreign:
                 set_aside(path)
@@ -74,7 +90,13 @@ class Rows:
         Raises:
             RunError: the disk is full or cannot be written; the rows before stay.
         """
-        full = [{"id": str(row["id"]), "of": self.key, **row} for row in rows]
+        given = list(rows)
+        now = time.perf_counter()
+        each = (now - self._since) / max(1, len(given))
+        self._since = now
+        full = [
+            self._with_earlier({"id": "", "of": self.key, **row, SECONDS: each}) for row in given
+        ]
         lines = b"".join(map(_line, full))
         with plain_errors(self.path):
             make_folder(self.path.parent)
@@ -84,9 +106,27 @@ class Rows:
                 os.fsync(file.fileno())
         self._rows |= {row["id"]: row for row in full}
 
+    def tidy(self) -> None:
+        """Leave out of the file the failed rows that later ones took the place of."""
+        if self._failed.keys() & self._rows.keys():
+            self._failed = {id: r for id, r in self._failed.items() if id not in self._rows}
+            self._rewrite()
+
+    def _with_earlier(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with what the failed attempts before it took."""
+        row["id"] = str(row["id"])
+        before = self._failed.get(row["id"]) if row["id"] not in self._rows else None
+        if before is None:
+            return row
+        row[SECONDS] += _number(before, SECONDS)
+        spent = {} if self.told_again else {name: _number(before, name) for name in COST}
+        return row | {name: _number(row, name) + own for name, own in spent.items() if own}
+
     def _rewrite(self) -> None:
-        """The file with the rows that count and no others (nor half a line)."""
-        write_bytes(self.path, b"".join(map(_line, self._rows.values())))
+        """The file with the rows of this model and these settings (and without half a line): the
+        failed ones last."""
+        rows = [*self._rows.values(), *self._failed.values()]
+        write_bytes(self.path, b"".join(map(_line, rows)))
 
 
 def set_aside(file: Path) -> None:
@@ -99,6 +139,12 @@ def _line(row: Mapping[str, Any]) -> bytes:
     text = json.dumps(row, ensure_ascii=False, default=_plain)
     # half of a surrogate pair, which a byte-level tokenizer can leave, is not valid UTF-8
     return (text + "\n").encode("utf-8", "replace")
+
+
+def _number(row: Mapping[str, Any], name: str) -> Any:
+    """A row's number of that name, 0 where it has none."""
+    value = row.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def _plain(value: Any) -> Any:

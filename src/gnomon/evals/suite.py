@@ -24,6 +24,7 @@ from gnomon.runs.evals import Measured as Measured
 
 if TYPE_CHECKING:
     from gnomon.evals.subject import Subject
+    from gnomon.judges.protocol import Judge
 
 Row = dict[str, Any]
 Watch = Callable[[int, int], None]
@@ -221,7 +222,12 @@ class ItemSuite(Suite, Generic[T]):
         answers."""
         return False
 
+    def judges(self) -> Sequence[Judge]:
+        """Whom it asks beside the model: what they cost is in its rows."""
+        return []
+
     def run(self, subject: Subject, work: Work) -> Measured:
+        work.rows.told_again = any(judge.remembers for judge in self.judges())
         items = self.drawn()
         keys = apart([self.id_of(item) for item in items])
         todo = [(key, item) for key, item in zip(keys, items, strict=True)

@@ -104,6 +104,7 @@ class AIJudge(Judge):
         self.answerer = answerer or _answerer(spec)
         kept = None if spec.cache is None else folder / spec.cache
         self.book = book or AnswerBook(kept or answers)
+        self.remembers = self.book.file is not None
         self.budget = cap or budget_of(spec)
         if self.budget is not None and isinstance(self.answerer, Capped):
             self.answerer.cap = self.budget

@@ -173,6 +173,7 @@ class Mixture(Judge):
         self.version = "; ".join(f"{j.name}: {j.version}" for j, _ in self.parts if j.version)
         self.in_rounds = any(judge.in_rounds for judge, _ in self.parts)
         self.paid = any(judge.paid for judge, _ in self.parts)
+        self.remembers = any(judge.remembers for judge, _ in self.parts)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         for judge, _ in self.parts:

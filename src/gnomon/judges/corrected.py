@@ -49,6 +49,7 @@ class CorrectedJudge(Judge):
             raise ConfigError("corrected: scores are the shares that an answer won; remove scores")
         self.inner = judge
         self.paid, self.in_rounds = judge.paid, judge.in_rounds
+        self.remembers = judge.remembers
         file, record = _found(judge, calibration, base)
         try:
             self.map = ProbabilityMap.parse(record.get("map"))

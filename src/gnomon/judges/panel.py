@@ -76,6 +76,7 @@ class Panel(Judge):
         self.groupwise = spec.mode in ("pairs", "ranking")
         kept = None if spec.cache is None else (base or Path()) / spec.cache
         self.book, self.budget = AnswerBook(kept or answers), budget_of(spec)
+        self.remembers = self.book.file is not None
         shared: dict[str, Any] = {"base": base, "book": self.book, "cap": self.budget}
         self.members = {
             name: AIJudge(

@@ -55,6 +55,7 @@ class Judge(Protocol):
         in_rounds: it is asked once a round, about everything in it (people are); so nothing can be
             sampled ahead of its answers.
         paid: each question costs money, so nothing is asked that training does not need.
+        remembers: it keeps its answers on disk, and asked again it tells what they cost then.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Judge(Protocol):
     groupwise: bool = False
     in_rounds: bool = False
     paid: bool = False
+    remembers: bool = False
 
     @abstractmethod
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:

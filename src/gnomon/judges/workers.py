@@ -107,6 +107,7 @@ class WorkerJudge(Judge):
         assert self._first is not None
         about = self._first[1]
         self.version, self.groupwise, self.paid = about.version, about.groupwise, about.paid
+        self.remembers = about.remembers
         self.parameters: int = about.parameters
         if about.in_rounds:
             self.close()
@@ -197,6 +198,7 @@ class About:
     paid: bool = False
     in_rounds: bool = False
     parameters: int = 0
+    remembers: bool = False
 
 
 class Served:
@@ -231,7 +233,7 @@ class Served:
     def about(self) -> About:
         made = self._judge
         size = int(getattr(made, "parameters", 0))
-        return About(made.version, made.groupwise, made.paid, made.in_rounds, size)
+        return About(made.version, made.groupwise, made.paid, made.in_rounds, size, made.remembers)
 
     def judge(self, groups: Sequence[Group], round: int) -> list[Judgement]:
         """Judge groups of a round; 0 where there are no rounds."""

@@ -42,7 +42,7 @@ class Measured(Record):
         calibration: the file of that judge's calibration.
         notes: what a reader of the figures must know, in words.
         versions: of the libraries that made it.
-        tokens, money: what it took.
+        tokens, money: what it took, all attempts at an item together.
     """
 
     scores: dict[str, Figure] = Field(default_factory=dict)
@@ -84,7 +84,7 @@ class EvalResult(Measured):
         data: SHA-256 and rows of each file of questions.
         settings: everything that changes the figures: shots, temperature, tokens, seed, template.
         key: tells apart what was measured: model, settings and data (a fingerprint).
-        seconds: what it took.
+        seconds: what it took, the calls before that it continues included.
     """
 
     suite: str = ""
