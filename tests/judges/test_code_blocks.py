@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gnomon.judges.code import complete_program
-from gnomon.judges.fences import Block, blocks_of, extract_code
+from gnomon.judges.fences import Block, blocks_of
+from gnomon.judges.programs import extract_code
 
 PROGRAM = "n = int(input())\nif n:\n    print(n * 2)\n"
 DEEPER = "".join(f"   {line}\n" for line in PROGRAM.splitlines())

@@ -21,18 +21,11 @@ from functools import partial
 from typing import Any, Literal, TypeGuard
 
 from gnomon.errors import ConfigError
-from gnomon.judges.fences import extract_code
+from gnomon.judges.programs import extract_code, futures_of
 from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
 from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
-
-_FUTURE = re.compile(
-    r"^from[ \t]+__future__[ \t]+import[ \t]*(?:\([^)]*\)|[^\n;#(\\]+)(?:;[ \t]*)?", re.MULTILINE
-)
-_STATEMENT = re.compile(
-    r"^(?:(?:def|class|async|import|from(?!\s+__future__\b))\b|@|\w+\s*=)", re.MULTILINE
-)
-"""The first line behind which no import from the future may stand."""
+from gnomon.sandbox.run import provided
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
@@ -45,10 +38,7 @@ def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
         return prefix + _indented(code, prefix)
     if not _parses(prefix):
         return code
-    statement = _STATEMENT.search(code)
-    cut = statement.start() if statement else len(code)
-    futures = [found[0].strip().rstrip(";").strip() for found in _FUTURE.finditer(code[:cut])]
-    rest = _FUTURE.sub("", code[:cut]) + code[cut:]
+    futures, rest = futures_of(code)
     return "".join(f"{line}\n" for line in futures) + f"{prefix.rstrip()}\n\n{rest}"
 
 
@@ -117,8 +107,8 @@ class CodeReward(SampleJudge):
             BadTestsError: the prompt has no tests, or they cannot be run.
             SandboxError: the sandbox did not come up.
         """
-        code = extract_code(sample.text)
-        return self._plan(sample.prompt)(code)
+        run = self._plan(sample.prompt)
+        return run(extract_code(sample.text, _called(sample.prompt.meta)))
 
     def _score(self, result: Any) -> Score:
         if isinstance(result, Exception):
@@ -188,6 +178,18 @@ class CodeReward(SampleJudge):
                 f"expected ({type(error).__name__}: {error})"
             ) from error
         raise BadTestsError(f"{place_of(prompt)}: tests of calls name a function (or entry_point)")
+
+
+def _called(meta: Mapping[str, Any]) -> list[str] | None:
+    """The functions that the tests of a prompt call, which :meth:`CodeReward._plan` could read;
+    None where they run a script."""
+    if meta.get("test") and meta.get("entry_point"):
+        return [str(meta["entry_point"])]
+    if meta.get("test_list"):
+        return provided(str(meta.get("test_setup_code") or ""), meta["test_list"])
+    names = [str(t.get("function") or meta.get("entry_point") or "") for t in meta["tests"]]
+    scripts = all(t.get("input") is not None and t.get("output") is not None for t in meta["tests"])
+    return None if scripts else list(dict.fromkeys(names))
 
 
 class _BadFieldError(Exception):

@@ -1,4 +1,4 @@
-"""The fenced blocks of a response, and the program among them.
+"""The fenced blocks of a response.
 
 A block ends at a bare fence of the same character, at least as long and no deeper, so that fences
 in a docstring do not end it. What a fence is indented by is taken off its lines.
@@ -23,7 +23,6 @@ _IN_TEXT = re.compile(
 )
 """A line of text that ends with the opening of a Python block."""
 _LANGUAGE = re.compile(r"\{?\s*\.?([\w+#-]*)")
-_SESSION = re.compile(r"\s*(?:>>>|\$) ")
 _TAB = 4
 _SLACK = 3
 """Columns that a closing fence may be deeper than its opening, where no other closes the block."""
@@ -61,16 +60,6 @@ class _Fence:
 
     def may_end(self, opening: _Fence) -> bool:
         return self.mark.startswith(opening.mark) and self.width <= opening.width
-
-
-def extract_code(text: str) -> str:
-    """The program in a response: its last block labelled Python, else its last block without a
-    label, else the whole text. Empty blocks and shell sessions are no programs.
-    """
-    blocks = [b for b in blocks_of(text) if b.body.strip() and not _SESSION.match(b.body)]
-    labelled = [block.body for block in blocks if block.language in PYTHON]
-    plain = [block.body for block in blocks if not block.language]
-    return (labelled or plain or [text])[-1]
 
 
 def blocks_of(text: str) -> list[Block]:

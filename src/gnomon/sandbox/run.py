@@ -205,7 +205,7 @@ class Sandbox:
         Raises:
             BadTestsError: the set-up fails, or a test passes what is not plain data.
         """
-        names = list(functions) if functions is not None else _provided(setup, parts)
+        names = list(functions) if functions is not None else provided(setup, parts)
         tests = {"setup": setup, "parts": list(parts), "functions": names}
         tests["makers"] = makers(parts, names)
         outcome = self._run(source, "asserts", [wire.frame(tests)])
@@ -303,8 +303,12 @@ def _trees(parts: Sequence[str]) -> list[ast.Module]:
         raise BadTestsError(f"test code does not parse: {error}") from error
 
 
-def _provided(setup: str, parts: Sequence[str]) -> list[str]:
-    """The names that the program provides; a task may be to write ``sum``."""
+def provided(setup: str, parts: Sequence[str]) -> list[str]:
+    """The names that the program provides to tests; a task may be to write ``sum``.
+
+    Raises:
+        BadTestsError: the tests do not parse, or call nothing that a program could provide.
+    """
     names = free_names([setup, *parts])
     if not names:
         names = sorted(called(_trees(parts)).intersection(_free([setup, *parts], ())))
