@@ -212,7 +212,13 @@ class Rules:
         return closed and self.same(a.low, b.low) and self.same(a.high, b.high)
 
     def _lists(self, a: str, b: str) -> bool | None:
-        first, second = read_items(a), read_items(b)
+        found = self._listed(read_items(a), read_items(b), a, b)
+        others = read_items(a, grouped=False), read_items(b, grouped=False)
+        if found is False and others != (read_items(a), read_items(b)):
+            return bool(self._listed(*others, a, b))  # "1,200 and 300" may be three numbers
+        return found
+
+    def _listed(self, first: Items | None, second: Items | None, a: str, b: str) -> bool | None:
         if first is None and second is None:
             return None
         if first is None or second is None:

@@ -286,7 +286,7 @@ def read_based(text: str) -> tuple[str, str] | None:
 
 def same_form(a: str, b: str) -> bool | None:
     """Whether an answer ``a`` is the truth ``b``, where one of them has such a form; else None."""
-    for rule in (_based, _dates, _times_and_ratios):
+    for rule in (_based, _dates, _ranges, _times_and_ratios):
         verdict = rule(a, b)
         if verdict is not None:
             return verdict
@@ -307,6 +307,27 @@ def _dates(a: str, b: str) -> bool | None:
     if given or truth or _NUMERIC_DATE.fullmatch(a) or _NUMERIC_DATE.fullmatch(b):
         return words(a) == words(b)
     return None
+
+
+_RANGE = re.compile(r"(?:between\s+(.+?)\s+and|from\s+(.+?)\s+to)\s+(.+)", re.IGNORECASE)
+_BARE_RANGE = re.compile(r"([\d.,]+)()\s*(?:to|-)\s*([\d.,]+)")
+
+
+def _ranges(a: str, b: str) -> bool | None:
+    """``between 2 and 5``, ``from 2 to 5`` and, beside one of these, ``2 to 5`` or ``2-5``;
+    ``1,200-1,500`` is 1200-1500."""
+    said = [_RANGE.fullmatch(text) for text in (a, b)]
+    found = [m or _BARE_RANGE.fullmatch(t) for m, t in zip(said, (a, b), strict=True)]
+    if not all(found) or not (any(said) or ("," in a + b and "-" in a and "-" in b)):
+        return None
+    first, second = (
+        [read_number((m[1] or m[2]).strip("\\$ ")), read_number(m[3].strip("\\$ "))]
+        for m in found if m
+    )  # fmt: skip
+    if None in first or None in second:
+        return None
+    same = [n and n.value for n in first] == [n and n.value for n in second]
+    return same if any(said) else same or None
 
 
 def _times_and_ratios(a: str, b: str) -> bool | None:

@@ -235,7 +235,7 @@ def _end(text: str) -> str:
 
 
 def _inequality(text: str) -> tuple[str, list[Piece]] | None:
-    halves = re.split(r"\s+and\s+|\s*,\s*(?:and\s+)?", text)
+    halves = re.split(r"\s+and\s+|\s*,(?!\d{3}(?!\d))\s*(?:and\s+)?", text)
     if len(halves) == 2:
         found = [_inequality(half) for half in halves]
         if found[0] is None or found[1] is None or found[0][0] != found[1][0]:
@@ -277,7 +277,9 @@ _BRACKETS = (
     ("[", ")"),
 )
 _GROUPED_ITEM = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_GROUPED_ALONE = re.compile(r"(?:-|\\\$|[€£¥₹])*\s*[1-9]\d{0,2}(?:,\d{3})+(?![\d,])[^,]*$")
+_GROUPED_ALONE = re.compile(
+    r"(?:[A-Za-z]\w*\s*=\s*)?(?:-|\\\$|[€£¥₹])*\s*[1-9]\d{0,2}(?:,\d{3})+(?![\d,])[^,]*$"
+)
 
 
 @dataclass(frozen=True)
@@ -292,8 +294,12 @@ class Items:
         return self.kind not in ("list", "set")
 
 
-def read_items(text: str) -> Items | None:
-    """The parts of a tuple, set or bare list; None for a single thing."""
+def read_items(text: str, grouped: bool = True) -> Items | None:
+    """The parts of a tuple, set or bare list; None for a single thing.
+
+    Args:
+        grouped: read "1,200 and 300" as two numbers, the first with thousands; else as three.
+    """
     for opening, closing in _BRACKETS:
         if (
             text.startswith(opening)
@@ -301,11 +307,11 @@ def read_items(text: str) -> Items | None:
             and _one_bracket(text, opening, closing)
         ):
             inner = text[len(opening) : len(text) - len(closing)].strip()
-            parts = _parts(inner)
+            parts = _parts(inner, grouped)
             kind = {"\\{": "set", "\\langle": "()"}.get(opening, opening + closing)
             if kind == "set" or len(parts) > 1:
                 return Items(kind, tuple(part for part in parts if part))
-    parts = _parts(text)
+    parts = _parts(text, grouped)
     if len(parts) == 1:
         parts = split_outside(text, r"\s+(?:and|or)\s+")
     if len(parts) > 1:
@@ -315,9 +321,10 @@ def read_items(text: str) -> Items | None:
     return None
 
 
-def _parts(text: str) -> list[str]:
+def _parts(text: str, grouped: bool) -> list[str]:
     """Split at commas; those of thousands stay where other commas have a space behind them, and
-    where every part between "and" or "or" is one number with thousands."""
+    where "and" or "or" join parts of which each that has a comma is one number with thousands (with
+    ``grouped``: where each has one, in any case)."""
     if ";" in text:
         semicolons = split_outside(text, r"\s*;\s*")
         if len(semicolons) > 1:
@@ -325,7 +332,9 @@ def _parts(text: str) -> list[str]:
     if re.search(r",\s", text) and _GROUPED_ITEM.search(text):
         return split_outside(text, r",(?=\s)")
     joined = split_outside(text, r"\s+(?:and|or)\s+")
-    if len(joined) > 1 and all(map(_GROUPED_ALONE.match, joined)):
+    numbers = [bool(_GROUPED_ALONE.match(part)) for part in joined]
+    alone = all(one or "," not in part for one, part in zip(numbers, joined, strict=True))
+    if len(joined) > 1 and (all(numbers) or (grouped and any(numbers) and alone)):
         return joined
     return split_outside(text, ",")
 
