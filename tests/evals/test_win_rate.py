@@ -20,7 +20,7 @@ from gnomon.evals.table import make_suite
 from gnomon.evals.verdict_files import prompt_id
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.evals import Calibration, EvalResult
-from judge_server import JudgeServer, prefers
+from judge_server import JudgeServer, Said, answers, letter, prefers, words
 
 PROMPT = Prompt("p", (Message("user", "q"),))
 LONGER = "def judge(samples):\n    return [float(len(s.text)) for s in samples]\n"
@@ -102,6 +102,22 @@ def test_an_ai_judge_is_asked_once_in_each_order(folder: Path, liking: float, fl
     assert result.scores["win_rate"].value == pytest.approx(0.5 if flips else 1.0, abs=1e-3)
     assert result.judge_version.startswith("m prompt=")
     assert result.tokens > 0
+
+
+def test_verdicts_that_cannot_be_read_are_counted_and_never_guessed(folder: Path) -> None:
+    said = {"x": "A was wrong less often", "xx": "A was wrong more often", "xxx": "A loses"}
+
+    def rule(text: str, body: dict[str, Any]) -> Said:
+        first, _ = answers(text)
+        return words(said[first]) if first in said else letter({"A": 0.0, "B": 1.0})
+
+    with JudgeServer(rule) as server:
+        judge = {"builtin": "ai", "options": {"model": "m", "url": server.url}}
+        result = measure(
+            folder, Speaker(lambda text: "y"), data="prompts.jsonl", judge=judge, limit=3
+        )
+    assert (result.n, result.errors, round(result.scores["win_rate"].value)) == (1, 2, 0)
+    assert any(note.startswith("of 2 items the judge's verdict") for note in result.notes)
 
 
 def test_the_calibration_of_this_very_judge_is_named(folder: Path) -> None:

@@ -124,6 +124,46 @@ def test_a_letter_beside_another_or_taken_back_is_no_verdict(text: str) -> None:
     assert read(f"B is long.\nVerdict: {text}", LETTERS, reason=True) is None
 
 
+PRAISED = [
+    *("A was wrong less often", "A is less often wrong", "A is less wrong"),
+    *("A was wrong in fewer places", "A is correct, unlike B", "A gives the right answer"),
+    *("A has fewer errors", "A makes far fewer factual mistakes", "A misses fewer points"),
+    *("A does not contain errors", "A doesn't hallucinate", "A has no errors", "A wins over B"),
+    *("A is better at avoiding errors", "A explains why the claim is wrong"),
+    *("A corrects the mistakes of the question", "A because B is wrong"),
+    *("A, though wrong once", "A - it makes no mistakes", "A is better with less text"),
+]  # fmt: skip
+BLAMED = [
+    *("A was wrong more often", "A is wrong", "A loses", "A fails", "A lost to B"),
+    *("A hallucinates", "A is less accurate", "A less accurate than B", "A worse than B"),
+    *("A would be bad", "A is unclear"),
+    *("A is the loser", "A has the worse answer", "A has more errors", "A contains errors"),
+    *("A does not win", "A never wins", "A should not win", "A can't be the better one"),
+    *("A does not answer the question", "A got it wrong", "A is a bad answer", "A is inaccurate"),
+    *("A is worse with less detail", "A is not less wrong", "A was not as good", "A is not worse"),
+    *("A would have been better", "A is good but B is better", "A is fine, though B wins"),
+    *("A is fewer words and wrong", "**A** is the weaker one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PRAISED)
+def test_what_is_said_of_the_letter_may_praise_it(text: str) -> None:
+    assert read(f"B is long.\nVerdict: {text}", LETTERS, reason=True) == "A"
+    other = text.replace("B", "C").replace("A ", "B ").replace("A,", "B,")
+    assert read(f"A is long.\nVerdict: {other}", LETTERS, reason=True) == "B"
+
+
+@pytest.mark.parametrize("text", BLAMED)
+def test_a_letter_that_is_blamed_is_no_verdict_for_it(text: str) -> None:
+    assert read(text, LETTERS) is None
+    assert read(f"B is long.\nVerdict: {text}", LETTERS, reason=True) is None
+
+
+def test_a_letter_alone_may_be_followed_by_what_it_was() -> None:
+    assert read("A was wrong less often", LETTERS) == "A"
+    assert read("A was wrong more often", LETTERS) is None
+
+
 def test_words_as_choices() -> None:
     words = ("yes", "no")
     right = ("yes", "Yes.", "**Yes**", "Yes - it is", "Yes, no problem found")

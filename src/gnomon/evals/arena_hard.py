@@ -30,6 +30,7 @@ from gnomon.judges.ai import AIJudge
 from gnomon.judges.answers import Reply
 from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import Question, Template, conversation
+from gnomon.judges.reading import UNREAD
 from gnomon.records import Message, Prompt
 from gnomon.stats.arena import Battle, win_rates
 from gnomon.stats.intervals import weighted_proportion
@@ -365,9 +366,15 @@ def _grade(reply: Reply) -> tuple[str | None, str | None]:
     if len(found) == 1:
         return found.pop(), None
     if found:
-        return None, f"several grades ({', '.join(sorted(found))}): {readable(reply.text)}"
+        return (
+            None,
+            f"{UNREAD}, several grades ({', '.join(sorted(found))}): {readable(reply.text)}",
+        )
     cut = "" if reply.finished else "cut off at max_tokens before its verdict (raise it): "
-    return None, f"{cut}no grade such as [[A>B]]: {readable(reply.text) or 'it wrote nothing'}"
+    return (
+        None,
+        f"{cut}{UNREAD}, no grade such as [[A>B]]: {readable(reply.text) or 'it wrote nothing'}",
+    )
 
 
 # -- files of verdicts -----------------------------------------------------------------------------

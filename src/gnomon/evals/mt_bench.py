@@ -23,6 +23,7 @@ from gnomon.judges.ai import AIJudge
 from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import SCORES, Question
 from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.reading import UNREAD
 from gnomon.records import Group, Message, Prompt, Response, Source
 from gnomon.stats.intervals import Interval, mean_interval
 
@@ -267,7 +268,7 @@ class MTBench(ItemSuite[TwoTurns]):
         for reply in replies:
             found = RATING.findall(reply.text)
             if not found or not 1.0 <= float(found[-1]) <= 10.0:
-                told = f"no [[rating]]: {reply.text}" if reply.text else reply.error
+                told = f"{UNREAD}, no [[rating]]: {reply.text}" if reply.text else reply.error
                 return {"error": told or "the judge wrote nothing", **cost}
             grades.append(float(found[-1]))
             reasons.append(reply.text)

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 from gnomon.errors import RunError
 from gnomon.evals.rows import FAILED, Rows
 from gnomon.files import fingerprint
+from gnomon.judges.reading import UNREAD
 from gnomon.recipe.spec import Checked
 from gnomon.runs.evals import Calibration
 from gnomon.runs.evals import Measured as Measured
@@ -260,7 +261,15 @@ class ItemSuite(Suite, Generic[T]):
                 f"{measured.errors} of {len(rows)} items failed and are in no score; the first: "
                 f"{some}"
             )
+        measured.notes += self._unread(failed)
         return measured
+
+    def _unread(self, failed: Sequence[Row]) -> list[str]:
+        """In words, how many items failed since what the judge answered is no verdict."""
+        unread = sum(UNREAD in str(row[FAILED]) for row in failed)
+        if not unread:
+            return []
+        return [f"of {unread} items the judge's verdict could not be read, and was not guessed"]
 
     def _cut(self, rows: Sequence[Row]) -> list[str]:
         """In words, how many answers were judged that the model had not ended: rows count them as

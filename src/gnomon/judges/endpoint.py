@@ -19,6 +19,7 @@ from gnomon.judges.budget import Budget, Pace
 from gnomon.judges.lines import FIRST_PAUSE, LONGEST_PAUSE, Line, Lines
 from gnomon.judges.prompting import Question
 from gnomon.judges.reading import (
+    UNREAD,
     Position,
     read_choice,
     read_object,
@@ -382,7 +383,7 @@ def _unreadable(text: str, message: Any, finish: str | None, question: Question)
         return f"the judge refused: {shortened(str(refusal))}"
     if finish == "length" and (question.reason or question.form != "choice"):
         return f"cut off at max_tokens before its verdict: {shortened(text)}"
-    return f"not an answer in the form asked for: {shortened(text)}"
+    return f"{UNREAD}: {shortened(text)}"
 
 
 def _schema(question: Question) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from gnomon.judges.predicates import praises_another, said_of
+
 _MARKS = r"[*_`\"'\u2019\u201d)\] \t]*"
 _DASH = "-\u2212\u2013\u2014"
 _SIGN_BEFORE = re.compile(rf"[{_DASH}+\u00b1~\u2248<>\u2264\u2265=][\s*_`\"'(\[]*$|[.,/]$")
@@ -71,9 +73,14 @@ def is_choice_alone(before: str, after: str, others: Sequence[str], words: bool)
     Args:
         words: whether the choices are words, whose case does not count.
     """
-    if _NOT_BEFORE.search(before) or _TAKEN_BACK.match(after):
-        return False
     other = f"(?:{'|'.join(map(re.escape, others))})"
+    says = "nothing" if words or not others else said_of(after)
+    if _NOT_BEFORE.search(before) or says in ("bad", "unclear"):
+        return False
+    if (says != "good" and _TAKEN_BACK.match(after)) or (
+        not words and praises_another(after, other)
+    ):
+        return False
     if not words and re.match(rf"{_MARKS}>{{1,2}}{_MARKS}{other}(?!\w)[^\w\n]*(?:\n|$)", after):
         return True  # A > B
     other = rf"(?i:{other})(?!\w|[ \t]+\w)" if words else rf"{other}(?!\w){_LOSES}"

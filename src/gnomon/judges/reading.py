@@ -18,6 +18,8 @@ from typing import Any
 from gnomon.judges.hedges import is_choice_alone, is_number_alone
 from gnomon.judges.prompting import Question
 
+UNREAD = "not an answer in the form asked for"
+"""What the error of such an answer says."""
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
@@ -39,7 +41,7 @@ def read_choice(text: str, question: Question) -> tuple[str, int] | None:
     if begin is None:
         return None
     lead = "" if question.reason else r"(?:(?i:verdict|answer|rating|score)\W+)?"
-    end = "" if question.reason else r"(?!\s+(?!(?i:is|out of)\b)\w)"
+    end = "" if question.reason else r"(?!\s+(?!(?i:is|was|out of)\b)\w)"
     found = re.compile(rf"\W*{lead}({known})(?![\w'\u2019]){end}").match(text, begin)
     if found is None:
         return None
