@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from gnomon.judges.code import CodeReward
+from gnomon.judges.protocol import judged
+from gnomon.records import Group, Message, Prompt, Response
 from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox
 
 DOUBLE = [InputTest("3\n", "6\n"), InputTest("5", "10")]
@@ -142,3 +145,75 @@ def test_what_is_left_running_ends_at_the_wall_clock(name: str, left: str) -> No
 def test_the_message_of_an_exit_is_told(name: str) -> None:
     result = Sandbox(name).run_inputs("import sys\nsys.exit('no such city')", DOUBLE[:1])
     assert "no such city" in result.detail
+
+
+POOL = "from multiprocessing.pool import ThreadPool\nn = int(input())\n"
+THREADED = {
+    "ThreadPool": POOL + "with ThreadPool(4) as pool:\n    print(sum(pool.map(int, '2' * n)))",
+    "of its own size": POOL + "with ThreadPool() as pool:\n    print(sum(pool.map(int, '2' * n)))",
+    "imap": POOL + "pool = ThreadPool(2)\nprint(sum(pool.imap_unordered(int, '2' * n)))\npool.close()\n"
+    "pool.join()",
+    "apply_async": POOL + "pool = ThreadPool(2)\nfound = [pool.apply_async(int, ('2',)) for _ in range(n)]\n"
+    "print(sum(x.get() for x in found))",
+    "an error comes back": POOL + "try:\n    ThreadPool(2).map(int, ['x'])\nexcept ValueError:\n"
+    "    print(2 * n)",
+    "dummy": "from multiprocessing.dummy import Pool\nprint(sum(Pool(2).map(int, '2' * int(input()))))",
+    "executor": "from concurrent.futures import ThreadPoolExecutor\nfrom time import sleep\n"
+    "def slow(x):\n    sleep(0.02)\n    return int(x)\nn = int(input())\nwith ThreadPoolExecutor() as pool:\n"
+    "    print(sum(pool.map(slow, '1' * n + '1' * n + '0' * 90)))",
+    "locks": "from multiprocessing import Condition, Event, Lock, Queue, RLock, Semaphore\n"
+    "from threading import Timer\nqueue, event = Queue(), Event()\nqueue.put(int(input()))\n"
+    "Timer(0.05, event.set).start()\nassert event.wait(20) and not Event().wait(0.01)\n"
+    "lock, again, two, turn = Lock(), RLock(), Semaphore(2), Condition()\n"
+    "with lock:\n    assert not lock.acquire(timeout=0.01)\nwith again, again:\n    pass\n"
+    "assert two.acquire() and two.acquire(False) and not two.acquire(False)\n"
+    "try:\n    lock.release()\nexcept ValueError:\n    print(2 * queue.get())\n"
+    "with turn:\n    Timer(0.05, lambda: turn.__enter__() and (turn.notify(), turn.__exit__())).start()\n"
+    "    assert turn.wait(20)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", THREADED)
+def test_threads_by_way_of_multiprocessing(name: str, script: str) -> None:
+    result = Sandbox(name, limits=Limits(wall_s=60)).run_inputs(THREADED[script], DOUBLE)
+    assert result.all_passed, result.detail
+
+
+def test_functions_may_use_thread_pools(name: str) -> None:
+    source = (
+        "from multiprocessing.pool import ThreadPool\ndef f(n): return ThreadPool(2).map(abs, n)"
+    )
+    sandbox = Sandbox(name, limits=Limits(wall_s=60))
+    assert sandbox.run_calls(source, [CallTest("f", [[-1, 2]], [1, 2])]).all_passed
+    assert sandbox.run_asserts(source, ["assert f([-1, 2]) == [1, 2]"]).all_passed
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("import subprocess\nsubprocess.run(['true'])", "no more processes than 1"),
+        ("import os\nos.fork()", "no more processes than 1"),
+        ("from multiprocessing import Pool\nPool(2)", "no more processes than 1"),
+        ("import threading\nthreading.stack_size(2**40)\nthreading.Thread(target=print).start()",
+         "512 MB"),
+        ("x = ' ' * 2**40", "512 MB"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_ends_a_script_is_named(name: str, script: str, said: str) -> None:
+    result = Sandbox(name, limits=Limits(wall_s=30)).run_inputs(f"{script}\nprint(6)", DOUBLE[:1])
+    assert not result.all_passed
+    assert said in result.detail
+
+
+def test_the_reward_says_why_programs_failed(name: str) -> None:
+    meta = {"tests": [{"input": text.input, "output": text.output} for text in DOUBLE]}
+    texts = ["print(int(input()) * 2)", "print(1)", "import os\nos.fork()"]
+    group = Group(
+        Prompt("p", (Message("user", "Double it."),), meta=meta),
+        tuple(Response((Message("assistant", text),)) for text in texts),
+    )
+    (found,) = judged(CodeReward(backend=name, wall_s=30), [group])
+    assert [score.value for score in found.scores] == [1.0, 0.0, 0.0]
+    first, second = str(found.reason).split("\n3: ")
+    assert first == r"2: wrote '1\n'"
+    assert "no more processes than 1" in second

@@ -103,6 +103,8 @@ class Questions(ItemSuite[Prompt]):
                 "tokens": judgement.cost.tokens,
                 "money": judgement.cost.money,
             }
+            if judgement.reason:
+                row["reason"] = judgement.reason
             if all(score is None for score in scores):
                 row[FAILED] = judgement.scores[0].error
             rows.append(row)

@@ -22,8 +22,8 @@ from typing import Any, Literal, TypeGuard
 
 from gnomon.errors import ConfigError
 from gnomon.judges.programs import extract_code, futures_of
-from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
-from gnomon.records import Prompt
+from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of, samples_of
+from gnomon.records import Group, Judgement, Prompt
 from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
 from gnomon.sandbox.run import provided
 
@@ -99,6 +99,23 @@ class CodeReward(SampleJudge):
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         results = self.sandbox.map([partial(self.result, s) for s in samples])
         return [self._score(result) for result in results]
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Also says why programs failed, each by its response's number."""
+        samples = [sample for group in groups for sample in samples_of(group)]
+        results = iter(self.sandbox.map([partial(self.result, s) for s in samples]))
+        found = []
+        for group in groups:
+            own = [next(results) for _ in group.responses]
+            why = [
+                f"{i}: {result.detail or result.ending}" for i, result in enumerate(own, start=1)
+                if isinstance(result, Result) and not result.all_passed
+            ]  # fmt: skip
+            scores = tuple(self._score(result) for result in own)
+            found.append(
+                Judgement(self.name, scores, version=self.version, reason="\n".join(why) or None)
+            )
+        return found
 
     def result(self, sample: Sample) -> Result:
         """Run one sample's program.

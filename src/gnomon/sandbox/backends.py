@@ -72,6 +72,7 @@ class Limits:
             "cpu_s": math.ceil(self.cpu_s if self.cpu_s is not None else self.wall_s),
             "memory_bytes": self.memory_mb * 2**20,
             "processes": self.processes,
+            "threads": self.threads,
             "file_bytes": self.file_mb * 2**20,
             "open_files": self.open_files,
             "output_bytes": self.output_kb * 2**10,

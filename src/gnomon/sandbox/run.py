@@ -136,7 +136,7 @@ class Sandbox:
                 ending = frame["ended"] if frame["ended"] != "end" else ending
                 detail = _input_detail(frame)
                 break
-        return _result(passed, len(tests), outcome, ending, detail)
+        return self._result(passed, len(tests), outcome, ending, detail)
 
     def run_calls(self, source: str, tests: Sequence[CallTest], *, rel_tol: float = 0.0) -> Result:
         """Load ``source``, make the calls, compare the values here, outside.
@@ -178,7 +178,7 @@ class Sandbox:
         outcome = self._run(source, "calls", [wire.frame(calls)], read=judged)
         detail = next((text for good, text in verdicts if not good), "")
         passed = [good for good, _ in verdicts]
-        return _result(passed, len(tests), outcome, str(outcome.ending), detail)
+        return self._result(passed, len(tests), outcome, str(outcome.ending), detail)
 
     def run_asserts(
         self,
@@ -213,7 +213,7 @@ class Sandbox:
         if "broken" in frame:
             raise BadTestsError(frame["broken"])
         passed = [bool(x) for x in frame.get("passed", [])] if outcome.complete else []
-        return _result(
+        return self._result(
             passed, len(parts), outcome, str(outcome.ending), str(frame.get("detail", ""))
         )
 
@@ -233,6 +233,32 @@ class Sandbox:
             return [guarded(one) for one in work]
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(guarded, work))
+
+    def _result(
+        self, passed: Sequence[bool], count: int, outcome: Outcome, ending: str, detail: str
+    ) -> Result:
+        rest = [False] * (count - len(passed))
+        if not detail and rest:
+            ends = {"output": "too much output", "scratch": "too many files"}
+            detail = {**ends, "timeout": "out of time"}.get(ending, "the program ended the sandbox")
+        return Result([*passed, *rest], ending, detail + self._limit(detail), outcome.seconds)
+
+    def _limit(self, detail: str) -> str:
+        """Which limit of the sandbox an error speaks of, in words; empty where of none."""
+        limits = self.limits
+        if "start new thread" in detail:
+            return (
+                f" (the sandbox lets a program have {limits.threads} threads and "
+                f"{limits.memory_mb} MB of memory with their stacks: options threads, memory_mb)"
+            )
+        if "Operation not permitted" in detail:
+            return (
+                f" (the sandbox lets a program have no network, and no more processes than "
+                f"{limits.processes}: option processes)"
+            )
+        if "MemoryError" in detail:
+            return f" (the sandbox lets a program have {limits.memory_mb} MB: option memory_mb)"
+        return ""
 
     # -- one run ----------------------------------------------------------------------------------
 
@@ -371,13 +397,3 @@ def _call_passed(answer: Any, want: Any, rel_tol: float) -> tuple[bool, str]:
         return False, ": ".join(part[:500] for part in error)[:500]
     good = same_value(answer["ok"], want, rel_tol)
     return good, "" if good else f"gave {shown(answer['ok'], 500)}"[:500]
-
-
-def _result(
-    passed: Sequence[bool], count: int, outcome: Outcome, ending: str, detail: str
-) -> Result:
-    rest = [False] * (count - len(passed))
-    if not detail and rest:
-        words = {"timeout": "out of time", "output": "too much output", "scratch": "too many files"}
-        detail = words.get(ending, "the program ended the sandbox")
-    return Result([*passed, *rest], ending, detail, outcome.seconds)

@@ -8,7 +8,7 @@ import os
 import sys
 import types
 
-from . import wire
+from . import semaphores, wire
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
 if TYPE_CHECKING:
@@ -16,11 +16,26 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 300
 """Characters of an error's text that are passed on."""
+_POOL_THREADS = 4
+"""Threads that a pool has beyond one for each core, so that a default one fits the limit."""
 _Exit = SystemExit
 """Whatever the program does to the builtins."""
 
 
 _PLAIN = (bool, int, float, str, list, tuple, set, frozenset, dict, bytes, bytearray, complex)
+
+
+def settle(job: dict[str, Any]) -> None:
+    """Make Python show the program what it has here: one process, and so many threads."""
+    if job["backend"] == "none":
+        return
+    if job["limits"]["processes"] <= 1:
+        semaphores.stand_in()
+    room = max(1, job["limits"]["threads"] - _POOL_THREADS)
+    cores = min(os.cpu_count() or 1, room)
+    for name in ("cpu_count", "process_cpu_count"):
+        if hasattr(os, name):
+            setattr(os, name, lambda: cores)
 
 
 def serve(source: str, requests: int, answers: int, *, hold: bool = False) -> None:

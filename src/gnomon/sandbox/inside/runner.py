@@ -70,6 +70,7 @@ class Program:
         self.answers, from_program = os.pipe()
         self.pid = _fork_confined(job, {to_program: 3, from_program: 4}, null_output=True)
         if self.pid == 0:
+            program.settle(job)
             program.serve(job["source"], 3, 4, hold=job["mode"] == "asserts")
         os.close(to_program)
         os.close(from_program)
@@ -236,6 +237,7 @@ def _one_run(job: dict[str, Any], text: bytes, limits: dict[str, Any]) -> dict[s
     err_read, err_write = os.pipe()
     pid = _fork_confined(job, {stdin_read: 0, out_write: 1, err_write: 2}, null_output=False)
     if pid == 0:
+        program.settle(job)
         program.run_main(job["source"])
     for fd in (stdin_read, out_write, err_write):
         os.close(fd)
