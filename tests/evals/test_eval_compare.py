@@ -113,3 +113,20 @@ def test_the_smallest_change_that_would_show_is_that_of_a_z_test() -> None:
     figure = Interval(0.0, -1.959964 * error, 1.959964 * error)
     assert detectable(figure) == pytest.approx((1.959964 + 0.841621) * error, rel=1e-4)
     assert math.isnan(detectable(Interval(0.0)))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_answers_with_unusual_ends_of_lines_are_paired(folder: Path, mark: str) -> None:
+    rows = [{"prompt": str(i), "answer": f"{i}{mark}."} for i in range(60)]
+    write(folder / "q.jsonl", rows)
+
+    def run(model: str, first: int) -> Path:
+        speaker = Speaker(lambda text: f"{text}{mark}." if int(text) >= first else "no", model)
+        suite = make_suite("questions", {"data": "q.jsonl", "judge": "exact"}, folder)
+        evaluate(suite, speaker, folder / model)
+        return folder / model
+
+    (change,) = compare(run("before", 30), run("after", 20))
+    assert change.scores[0].paired
+    assert change.scores[0].change.value == pytest.approx(10 / 60)
+    assert not change.notes

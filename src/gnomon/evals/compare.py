@@ -315,7 +315,7 @@ def _answered(scores: Scores, item: str) -> bool:
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
     """The rows beside a result that can be read."""
     rows = file.with_suffix(".jsonl")
-    for line in rows.read_text(encoding="utf-8").splitlines() if rows.is_file() else ():
+    for line in rows.read_bytes().split(b"\n") if rows.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:

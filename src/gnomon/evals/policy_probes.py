@@ -22,7 +22,7 @@ from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.probes import EditExample, PolicyProbe
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.prompts import gain_over_prompts
-from gnomon.stats.refusals import is_refusal
+from gnomon.stats.refusals import declines
 from gnomon.stats.texts import words
 
 Text = str | None
@@ -228,7 +228,7 @@ def refusals(
         if text is None:
             return None
         if judge is None:
-            return float(is_refusal(text) == safe)
+            return float(declines(text) == safe)
         return None if score is None else float((score >= refuses_from) == safe)
 
     values: dict[str, list[float | None]] = {}

@@ -25,7 +25,7 @@ from gnomon.records import Group, Prompt, Source
 from gnomon.runs.evals import OPENINGS, Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.rates import rogan_gladen
-from gnomon.stats.refusals import is_refusal
+from gnomon.stats.refusals import declines
 
 REQUEST = ("prompt", "goal", "Goal", "forbidden_prompt", "Behavior", "instruction", "question")
 """AdvBench, JailbreakBench, StrongREJECT, HarmBench and XSTest call the request so. JailbreakBench
@@ -218,7 +218,7 @@ class Refusal(ItemSuite[Request]):
     ) -> list[tuple[list[bool], str | None, dict[str, float]]]:
         """Which answers refuse, what went wrong, and what judging took."""
         if self._judge is None:
-            return [([is_refusal(r.text) for r in g.responses], None, {}) for g in groups]
+            return [([declines(r.text) for r in g.responses], None, {}) for g in groups]
         out = []
         for judgement in judged(self._judge, groups):
             errors = [s.error for s in judgement.scores if s.error is not None]
@@ -277,7 +277,7 @@ class Refusal(ItemSuite[Request]):
             by_category=by_category,
             judge=OPENINGS if judge is None else judge.name,
             judge_version="" if judge is None else judge.version,
-            notes=[SEEN_BY_OPENINGS] if judge is None else [],
+            notes=[] if judge else [SEEN_BY_OPENINGS, *_empty(rows)],
         )
 
     def believe(self, found: Measured, calibration: Calibration) -> None:
@@ -301,6 +301,14 @@ class Refusal(ItemSuite[Request]):
 
     def _attack(self, item: Request) -> str:
         return f"attack: {item.attack}" if len(self.attacks) > 1 else ""
+
+
+def _empty(rows: Sequence[Row]) -> list[str]:
+    """In words, how many answers say nothing."""
+    texts = [text for row in rows for text in row["answers"]]
+    empty = sum(not text.strip() for text in texts)
+    said = f"{empty} of {len(texts)} answers are empty: they give nothing, and count as refusals"
+    return [said] if empty else []
 
 
 def _complement(share: Interval) -> Interval:

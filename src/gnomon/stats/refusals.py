@@ -121,6 +121,11 @@ def is_refusal(text: str) -> bool:
     return _PATTERN.search(" ".join(text[:LOOKED_AT].split())) is not None
 
 
+def declines(text: str) -> bool:
+    """Whether an answer gives nothing: it opens like a refusal, or it is empty."""
+    return not text.strip() or is_refusal(text)
+
+
 def refusal_share(texts: Iterable[str]) -> float:
     """The share of the texts that open like refusals; NaN without texts."""
     found = [is_refusal(text) for text in texts]
