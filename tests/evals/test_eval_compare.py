@@ -130,3 +130,24 @@ def test_answers_with_unusual_ends_of_lines_are_paired(folder: Path, mark: str) 
     assert change.scores[0].paired
     assert change.scores[0].change.value == pytest.approx(10 / 60)
     assert not change.notes
+
+
+def test_the_order_of_files_is_part_of_what_was_asked(folder: Path) -> None:
+    for name, first in (("a", 0), ("b", 30)):
+        (folder / name).mkdir()
+        rows = [{"prompt": str(i), "answer": str(i)} for i in range(first, first + 30)]
+        write(folder / name / "q.jsonl", rows)
+
+    def run(model: str, *files: str) -> tuple[Path, int]:
+        speaker = Speaker(lambda text: text if int(text) < 30 else "wrong", model)
+        options = {"data": list(files), "judge": "exact", "limit": 30}
+        result = evaluate(make_suite("questions", options, folder), speaker, folder / model)
+        return folder / model, round(30 * result.scores["accuracy"].value)
+
+    one, right = run("one", "a/q.jsonl", "b/q.jsonl")
+    assert right == 30
+    assert run("one", "b/q.jsonl", "a/q.jsonl")[1] == 0
+    other, _ = run("other", "a/q.jsonl", "b/q.jsonl")
+    (change,) = compare(one, other)
+    assert not change.scores[0].paired
+    assert "in another order" in change.notes[0]

@@ -181,7 +181,8 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
     before = _renamed(before, after.item_score)
     sides = _items(old_file, before.item_score), _items(new_file, after.item_score)
     values = [side.scores.get(side.own, {}) for side in sides]
-    same = before.data == after.data and bool(set(values[0]) & set(values[1]))
+    asked = [list(one.data.items()) for one in (before, after)]
+    same = asked[0] == asked[1] and bool(set(values[0]) & set(values[1]))
     names = [after.main, *(name for name in after.scores if name != after.main)]
     scores = []
     for name in names:
@@ -203,8 +204,9 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
         if lost:
             notes.append(f"{lost} items have a score of one of the two only, and are left out of "
                          "the paired change")  # fmt: skip
-    elif before.data != after.data:
-        notes.append("the two were asked different items: the change is not paired")
+    elif asked[0] != asked[1]:
+        notes.append("the two were asked different items, or the same files in another order: the "
+                     "change is not paired")  # fmt: skip
     categories = _by_category(*sides) if same and before.item_score == after.item_score else []
     return SuiteChange(suite, before, after, scores, categories, notes)
 

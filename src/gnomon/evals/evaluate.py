@@ -80,6 +80,8 @@ def evaluate(
     suite.prepare(subject)
     settings, data = suite.settings(subject), suite.data()
     facts = {"suite": name, "model": subject.sha256, "settings": settings, "data": data}
+    if list(data) != sorted(data):  # a limit takes the first, and items of one id are counted
+        facts["order"] = list(data)
     key = key_of(facts)
     before = EvalResult.read_or_empty(file)
     if before.key == key and not before.errors and not again:
