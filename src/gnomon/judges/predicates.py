@@ -56,7 +56,8 @@ def said_of(after: str) -> Says:
     """
     begin = _MARKS.match(after)
     line = after[begin.end() if begin else 0 :].split("\n", 1)[0]
-    words, at, denied, turned = [], 0, False, False
+    words: list[str] = []
+    at, denied, turned = 0, False, False
     for found in _WORD.finditer(line):
         if line[at : found.start()].strip(' \t*_`"-'):
             break  # a comma or a stop ends what is said
