@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, GateClosed
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages import run as pipeline
@@ -96,6 +97,50 @@ def test_what_was_computed_follows_from_the_recipe(
     assert 0 < trained <= compute["forward"]["sampler"]
     assert trained <= compute["forward"]["reference"] <= compute["forward"]["sampler"]
     assert compute["parameters"]["policy"] == compute["trained"]["policy"]
+
+
+PAIRS = [
+    {"prompt": f"Name number {n}.", "chosen": f"It is {n}.", "rejected": "No idea."}
+    for n in range(6)
+]
+
+
+@pytest.fixture
+def of_pairs(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
+    """Preference learning with settings of one's own, run to its end."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+
+    def ran(more: dict[str, Any]) -> Path:
+        stage = {"name": "dpo", "algorithm": "dpo", "data": "pairs.jsonl"}
+        stage |= {"train": {"steps": 2, "batch_size": 2}, **more}
+        recipe = make_recipe(tiny_folder, tmp_path, [stage])
+        with suppress(GateClosed):
+            pipeline.run_recipe(recipe, base=tmp_path)
+        return RunFolder(recipe).path
+
+    return ran
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 2}}, {"settings": {"reference": "live"}}])
+def test_the_passes_of_a_reference_are_in_the_compute_wherever_it_is_kept(
+    of_pairs: Callable[..., Path], more: dict[str, Any]
+) -> None:
+    folder = of_pairs(more)
+    compute = json.loads((folder / "stages" / "01-dpo" / "stage.json").read_text())["compute"]
+    assert compute["forward"]["reference"] > 0
+    assert compute["parameters"]["reference"] == compute["parameters"]["policy"]
+    card = (folder / "model_card.md").read_text()
+    assert "wholly, counted" not in card
+    assert "does not pass it, even with everything counted" in card
+
+
+@pytest.mark.parametrize(("on_fail", "ends"), [("previous", True), ("stop", False)])
+def test_a_run_whose_last_model_a_gate_held_back_has_ended_all_the_same(
+    of_pairs: Callable[..., Path], on_fail: str, ends: bool
+) -> None:
+    folder = of_pairs({"gates": ["loss <= -1"], "on_fail": on_fail})
+    assert ("finished" in json.loads((folder / "manifest.json").read_text())) is ends
+    assert ("| finished | *no record* |" not in (folder / "model_card.md").read_text()) is ends
 
 
 def test_a_run_does_not_fail_because_its_card_does(

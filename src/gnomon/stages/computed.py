@@ -15,6 +15,8 @@ from gnomon.training.learner import Source
 from gnomon.training.loop import Loop
 from gnomon.training.sampled import SAMPLER, SampledSource
 
+REFERENCE = "reference"
+
 
 def computed(
     tokens: TokenCounts,
@@ -33,6 +35,7 @@ def computed(
     sizes = {name: size_of(role) for name, role in roles.items()}
     if "policy" in sizes:
         sizes[SAMPLER] = sizes["policy"]
+        sizes.setdefault(REFERENCE, sizes["policy"])  # a cached one has no role: it is the start
     if isinstance(judge, LearnedReward | WorkerJudge) and judge.parameters:
         sizes[judge.name] = judge.parameters
         tokens.forward[judge.name] += judged

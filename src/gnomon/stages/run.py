@@ -156,22 +156,24 @@ class _Running:
             self.run.update_manifest(base=str(self.base.absolute()))
         began = time.time()
         held: GateClosed | None = None
+        ended = False
         try:
             for stage in self.recipe.stages:
                 self.where = f"before stage {stage.name}; those before it are done"
                 self._stage(stage)
                 self.gates.after(stage)
             self._compare()
+            ended = True  # whatever its last gates then say of it
             self.gates.after_all()
         except GateClosed as gate:
             held = gate  # what was made is shown before it is raised
         path = self.run.path
         if self.worked:
             self.run.update_manifest(
-                **({} if held else {"finished": now()}),
+                **({"finished": now()} if ended else {}),
                 seconds={"last call": round(time.time() - began, 1)},
             )
-        elif held is None and self.gates.changed:
+        elif ended and self.gates.changed:
             self.run.update_manifest(finished=now())
         if self.worked or not _is_whole(path / AUDIT):
             self.where = "before the audit; the stages are done"
