@@ -257,6 +257,20 @@ def test_addresses_and_places_of_a_recipe_stay_there(run: Path) -> None:
     assert "options.strict True" in text
 
 
+def test_a_hash_of_rows_is_not_called_a_files(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["inputs"] = {
+        "sft": {"demos.jsonl": {"": SHA["a"]}},
+        "rm": {"pairs.jsonl": {"1.jsonl": SHA["a"], "2.jsonl": SHA["b"]}},
+    }
+    write(run / "manifest.json", manifest)
+    text = section(run_card(run), "Data")
+    rows = f"`{SHA['c']}` (of the rows as read"
+    assert f"| sft | demos.jsonl | 311 | cc-by-4.0 | `{SHA['a']}` |" in text
+    assert f" | {rows}; those of its 2 files are in manifest.json) |" in text
+    assert f" | {rows}) |" in text
+
+
 def test_where_the_base_lies_on_the_machine_is_not_told(tmp_path: Path) -> None:
     run = build(tmp_path / "made")
     file = run / "stages" / "01-sft" / "stage.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -132,6 +133,14 @@ def test_the_passes_of_a_reference_are_in_the_compute_wherever_it_is_kept(
     card = (folder / "model_card.md").read_text()
     assert "wholly, counted" not in card
     assert "does not pass it, even with everything counted" in card
+
+
+def test_a_file_of_data_is_told_by_the_hash_that_the_file_has(
+    of_pairs: Callable[..., Path], tmp_path: Path
+) -> None:
+    card = (of_pairs({}) / "model_card.md").read_text()
+    own = hashlib.sha256((tmp_path / "pairs.jsonl").read_bytes()).hexdigest()
+    assert f"| dpo | pairs.jsonl | 6 | *not stated* | `{own}` |" in card
 
 
 @pytest.mark.parametrize(("on_fail", "ends"), [("previous", True), ("stop", False)])

@@ -29,7 +29,7 @@ def data_section(facts: Facts) -> str:
             md.text(source.shown),
             md.text(source.rows) if source.rows is not None else "*no record*",
             _licence(source),
-            md.code(source.sha256) or "*no record*",
+            _digest(source),
         )
         for source in sources
     ]
@@ -49,6 +49,17 @@ def data_section(facts: Facts) -> str:
         if view.info.skipped.count
     ]
     return "\n\n".join([*parts, *([md.bullets(skipped)] if skipped else [])])
+
+
+def _digest(source: Source) -> str:
+    """The file's own SHA-256 where one file was read, so that a reader can check it; else that of
+    the rows, which is called so."""
+    if len(source.files) == 1:
+        return md.code(next(iter(source.files.values())))
+    if not source.sha256:
+        return "*no record*"
+    several = f"; those of its {len(source.files)} files are in manifest.json"
+    return f"{md.code(source.sha256)} (of the rows as read{several if source.files else ''})"
 
 
 def _licence(source: Source) -> str:

@@ -32,13 +32,19 @@ POLICY, REWARD = "policy", ("reward_model", "reward_ensemble")
 
 @dataclass(frozen=True)
 class Source:
-    """A source of data of a stage: what was read, and what is stated about it."""
+    """A source of data of a stage: what was read, and what is stated about it.
+
+    Attributes:
+        sha256: of the rows as they were understood, whatever file they stood in.
+        files: SHA-256 of each file that they were read from, by name; of a single file by "".
+    """
 
     stage: str
     path: str
     rows: int | None
     sha256: str
     stated: SourceCard | None
+    files: Mapping[str, str]
 
     @property
     def plain_path(self) -> str:
@@ -162,7 +168,10 @@ class Facts:
         plain = _NUMBERED.sub("", path)
         stated = next((s for p, s in self.stated.data.items() if p in (path, plain)), None)
         whole = rows if isinstance(rows, int) and not isinstance(rows, bool) else None
-        return Source(stage, path, whole, str(digest or ""), stated)
+        inputs = self.run.manifest.inputs.get(stage)
+        files = inputs.get(plain) if isinstance(inputs, Mapping) else None
+        named = {str(k): str(v) for k, v in files.items()} if isinstance(files, Mapping) else {}
+        return Source(stage, path, whole, str(digest or ""), stated, named)
 
 
 def read_facts(path: Path, stage: str | None = None, stated: CardSpec | None = None) -> Facts:
