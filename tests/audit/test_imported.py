@@ -54,6 +54,63 @@ def test_trl_without_its_weights_is_seen_through(tmp_path: Path) -> None:
     assert "the rewards of step 1 are 4.625 on average and the metrics say 4.312" in note
 
 
+def every_ten(folder: Path, weight: float, *, nones: bool = False) -> Path:
+    """As TRL logs by default: means over ten steps, the answers of the last of them."""
+    (folder / "completions").mkdir(parents=True)
+    history = []
+    for step in (10, 20, 30):
+        answers = [
+            {"step": step, "prompt": f"p{i % 4}", "completion": f"a {i} {step}", "advantage": 0.0}
+            | {"right": float(i % 2), "form": None if nones and i % 3 == 0 else float(i % 4 == 0)}
+            for i in range(16)
+        ]
+        file = folder / "completions" / f"completions_{step:05d}.jsonl"
+        file.write_text("\n".join(map(json.dumps, answers)))
+        right, form = 0.2 + step / 100, 0.6  # of all ten steps, not of these answers
+        means = {"rewards/right/mean": right, "rewards/form/mean": form}
+        history.append({"step": step, "reward": right + weight * form, **means})
+    state = {"log_history": [*history, {"step": 30, "train_loss": 0.1}]}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+def test_means_over_ten_steps_are_not_compared_with_the_answers_of_one(tmp_path: Path) -> None:
+    source = every_ten(tmp_path / "out", 0.25)
+    asked = {}
+    for name, weights in (("bare", {}), ("told", {"form": 0.25})):
+        notes = import_run(source, tmp_path / name, weights=weights).notes
+        asked[name] = [note for note in notes if "give the weights" in note]
+    (note,) = asked["bare"]
+    assert "the rewards of step 10 are 0.9 on average and the metrics say 0.45" in note
+    assert asked["told"] == []
+    one = import_run(every_ten(tmp_path / "one", 1.0), tmp_path / "run")
+    assert not any("give the weights" in note for note in one.notes)
+    gaps = import_run(every_ten(tmp_path / "gaps", 0.5, nones=True), tmp_path / "left")
+    assert not any("give the weights" in note for note in gaps.notes)  # nothing tells
+
+
+def test_page_and_card_say_that_another_trainer_made_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    import_run(every_ten(tmp_path / "out", 1.0), run)
+    audit_run(run)
+    for command in (["report", str(run)], ["card", str(run)]):
+        result = runner.invoke(app, command)
+        assert result.exit_code == 0, result.output
+        assert "gnomon eval " + str(run) not in result.output  # it has no model
+    page, card = (run / "report.html").read_text(), (run / "model_card.md").read_text()
+    assert "imported from TRL&#39;s logs" in page
+    assert "length is not logged for each answer: words are counted" in page
+    assert "add gates to the recipe" not in page  # which cannot be run
+    assert "gnomon run" not in page
+    assert "Trained by TRL, whose logs gnomon imported as the run `run`" in card
+    assert "- length is not logged for each answer: words are counted" in card
+    assert "| iterations | 30 |" in card
+    assert "| policy | policy | n/a | n/a | not known | not known |" in card  # no tokens, not 0
+    form = runner.invoke(app, ["card", str(run), "--form", "eu", "--json"])
+    fields = {field["number"]: field for field in json.loads(form.stdout)["fields"]}
+    assert fields["7.5"]["state"] == "missing"
+
+
 def test_a_weight_of_nought_is_a_held_out_judge(tmp_path: Path) -> None:
     made = import_run(TRL, tmp_path / "run", weights={"digits": 0.0})
     assert made.judges == ["digits"]

@@ -78,17 +78,23 @@ def commands(run: RunView) -> list[str]:
 
 
 def cure_command(run: RunView, cure: str) -> str:
-    """How to run the recipe again with a cure, next to this run."""
+    """How to run the recipe again with a cure, next to this run; of an imported run, whose recipe
+    cannot be run, the key alone."""
     again = repeated(run) or "gnomon run RECIPE"
     try:
         overrides = shlex.join(shlex.split(cure))
     except ValueError:  # a quote that is not closed
         overrides = shlex.quote(cure)
+    if run.manifest.trainer:
+        return f"{overrides}    # gnomon's key: set the like of it in {run.manifest.trainer}"
     return f"{again} {overrides} {shlex.quote(f'name={_name(run, again)}-cured')}"
 
 
 def repeated(run: RunView) -> str | None:
-    """The command that made the run, without ``--resume``; None where nothing tells."""
+    """The command that made the run, without ``--resume``; None where nothing tells, and of an
+    imported run."""
+    if run.manifest.trainer:
+        return None
     recorded = run.manifest.command
     if isinstance(recorded, list):
         recorded = shlex.join(recorded)

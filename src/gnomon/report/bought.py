@@ -20,7 +20,7 @@ from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
 from gnomon.report.candidate import before, held_back
 from gnomon.report.changes import is_over_start
-from gnomon.report.compute import energy
+from gnomon.report.compute import AVERAGE, EVAL, energy
 from gnomon.report.facts import Facts, facts_of, lineage
 from gnomon.report.format import better_sign
 from gnomon.report.kinds import policies
@@ -79,7 +79,8 @@ class Cost:
 
     Attributes:
         seconds, cpu_seconds: on the clock, and of all cores; None where a stage does not say.
-        tokens: of all forward passes; ``trained`` of them had a backward pass.
+        tokens: of all forward passes; ``trained`` of them had a backward pass. None where a stage
+            did not count its own: it was imported, say, or is of an earlier version.
         labels: how many, by what they are.
         money: of judges, in euros.
         joules: None where a stage's are not known; ``estimated`` where stated power stands for a
@@ -88,8 +89,8 @@ class Cost:
 
     seconds: float | None
     cpu_seconds: float | None
-    tokens: int
-    trained: int
+    tokens: int | None
+    trained: int | None
     labels: Mapping[str, int]
     money: float
     joules: float | None
@@ -233,7 +234,7 @@ def _needed(run: RunView, view: StageView, counted: set[str]) -> list[StageView]
     evals = {
         stage.name
         for stage in run.stages
-        if stage.info.algorithm == "eval" and _measured(run, stage) == view.name
+        if stage.info.algorithm == EVAL and _measured(run, stage) == view.name
     }
     return [stage for stage in run.stages if stage.name in (had_part | evals) - counted]
 
@@ -247,6 +248,7 @@ def _cost(facts: Facts, stages: Sequence[StageView]) -> Cost:
     names = {stage.name for stage in stages}
     asked = [result for result in facts.run.results if result.model in names]
     money = sum(_number(took.get("money")) for info in infos for took in info.judges.values())
+    counted = all(info.compute or info.algorithm in (EVAL, AVERAGE) for info in infos)
     labels = Counter[str]()
     for stage in stages:
         labels.update(dict(_labels(facts, stage)))
@@ -256,8 +258,8 @@ def _cost(facts: Facts, stages: Sequence[StageView]) -> Cost:
     return Cost(
         seconds=_sum([info.seconds for info in infos]),
         cpu_seconds=_sum([info.cpu_seconds for info in infos]),
-        tokens=sum(sum(info.compute.forward.values()) for info in infos),
-        trained=sum(sum(info.compute.backward.values()) for info in infos),
+        tokens=sum(sum(info.compute.forward.values()) for info in infos) if counted else None,
+        trained=sum(sum(info.compute.backward.values()) for info in infos) if counted else None,
         labels=labels,
         money=money + sum(result.money for result in asked),
         joules=_sum([found.joules for found in used]),
@@ -271,8 +273,8 @@ def total(rows: Sequence[Bought]) -> Cost:
     return Cost(
         seconds=_sum([cost.seconds for cost in costs]),
         cpu_seconds=_sum([cost.cpu_seconds for cost in costs]),
-        tokens=sum(cost.tokens for cost in costs),
-        trained=sum(cost.trained for cost in costs),
+        tokens=_whole([cost.tokens for cost in costs]),
+        trained=_whole([cost.trained for cost in costs]),
         labels=sum((Counter(cost.labels) for cost in costs), Counter[str]()),
         money=sum(cost.money for cost in costs),
         joules=_sum([cost.joules for cost in costs]),
@@ -309,6 +311,11 @@ def _labels(facts: Facts, stage: StageView) -> Iterator[tuple[str, int]]:
 def _sum(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
+
+
+def _whole(values: Sequence[int | None]) -> int | None:
+    found = _sum(values)
+    return None if found is None else int(found)
 
 
 def _number(raw: Any) -> float:

@@ -57,8 +57,10 @@ def costs(cost: Cost) -> dict[str, str]:
     }
 
 
-def amount(n: float) -> str:
+def amount(n: float | None) -> str:
     """1 234, 56.7 k, 1.2 M."""
+    if n is None:
+        return "not known"
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if n >= size:
             return f"{n / (1e3 if size == 1e4 else size):.3g}{unit}"
@@ -177,7 +179,7 @@ def _mean_cost(rows: Sequence[Bought]) -> list[str]:
     return [
         duration(mean([row.cost.seconds for row in rows])),
         duration(mean([row.cost.cpu_seconds for row in rows])),
-        amount(fmean([row.cost.tokens for row in rows])),
+        amount(mean([row.cost.tokens for row in rows])),
     ]
 
 

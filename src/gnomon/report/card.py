@@ -78,8 +78,16 @@ def card(facts: Facts) -> str:
 
 
 def _opening(facts: Facts) -> str:
-    made = f"Made by gnomon {md.text(facts.run.manifest.versions.get('gnomon', 'unknown'))}"
-    lines = [f"{made} in the run {md.code(facts.run.name)}, from its records alone."]
+    manifest, run = facts.run.manifest, md.code(facts.run.name)
+    if manifest.trainer:
+        trainer = md.text(manifest.trainer)
+        lines = [
+            f"Trained by {trainer}, whose logs gnomon imported as the run {run}: from them alone."
+        ]
+    else:
+        made = f"Made by gnomon {md.text(manifest.versions.get('gnomon', 'unknown'))}"
+        lines = [f"{made} in the run {run}, from its records alone."]
+    lines += [f"- {md.text(note)}" for note in manifest.said_of_import]
     if facts.subject is None:
         lines.append("**No stage of the run has left a model.**")
     lines += _held_back(facts)
@@ -182,12 +190,15 @@ def _reproduce(facts: Facts) -> str:
     parts = []
     if command.strip():
         parts.append(md.block(command, "sh"))
+    elif manifest.trainer:
+        told = f"How {md.text(manifest.trainer)} was called is not in its logs"
+        parts.append(f"{told}; `recipe.yaml` is what they tell, and cannot be run.")
     else:
         parts.append("The command was not recorded; `recipe.yaml` in the run's folder is whole.")
     rows = [
         ("seed", md.code(manifest.seed) if manifest.seed is not None else "*no record*"),
         ("SHA-256 of the recipe", md.code(manifest.recipe_sha256) or "*no record*"),
-        ("started", md.text(manifest.started) or "*no record*"),
+        ("imported" if manifest.trainer else "started", md.text(manifest.started) or "*no record*"),
         ("finished", md.text(manifest.finished) or "*no record*"),
         *((f"version of {md.text(k)}", md.text(v)) for k, v in flatten(manifest.versions)),
         *((f"machine: {md.text(k)}", md.text(v)) for k, v in flatten(manifest.hardware) if v),

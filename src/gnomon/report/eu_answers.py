@@ -163,12 +163,14 @@ def time(facts: Facts) -> Answer:
     seconds = _seconds(facts)
     if seconds is None:
         return Answer("missing", "", "stage.json: seconds")
-    cpu = sum(v.info.cpu_seconds or 0.0 for v in facts.stages)
+    known = [v.info.cpu_seconds for v in facts.stages if v.info.cpu_seconds is not None]
+    lacks = "" if len(known) == len(facts.stages) else "the core-days of every stage"
     value = f"{seconds / 86400:.2g} days on the clock ({duration(seconds)})"
-    value += f", {cpu / 86400:.2g} core-days"
+    value += f", {sum(known) / 86400:.2g} core-days" if known else ""
     if facts.gpus:
         value += f", {facts.gpus * seconds / 86400:.2g} card-days"
-    return Answer("filled", value, "stage.json: seconds, cpu_seconds; manifest.json: hardware")
+    source = "stage.json: seconds, cpu_seconds; manifest.json: hardware"
+    return Answer(state(lacks), value, source, lacks)
 
 
 def _done(facts: Facts) -> tuple[flops.Training, bool]:
@@ -198,6 +200,8 @@ def order(facts: Facts) -> Answer:
 
 
 def compute_method(facts: Facts) -> Answer:
+    if not _done(facts)[1]:  # a method that nothing was measured by
+        return Answer("missing", "", "stage.json: compute")
     value = (
         "architecture-based (the guidelines' annex A.2.2): tokens of every forward and backward "
         "pass, counted as they ran, x (4 P + 2 T) for full passes and 2 P for forward passes; "

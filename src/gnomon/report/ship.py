@@ -295,6 +295,8 @@ def _missing(
 ) -> list[Need]:
     liked, shown = "liked" in says, "shown" in says
     path = shlex.quote(str(run.path))
+    trainer = run.manifest.trainer  # of an imported run, which has no model and no gates
+    measured_is = f"MODEL-OF-{trainer.upper()}" if trainer else path
     resumes = str(run.manifest.command or "gnomon run RECIPE") + " --resume"
     needs = [Need(f"Gate {condition} has not been asked.", resumes) for condition in unasked(run)]
     for result in run.gates.all():
@@ -315,7 +317,7 @@ def _missing(
                 f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "
                 "interval. Measure it before and after by an eval, or by a judge that it is not "
                 f"trained on and {ENOUGH_LABELS} people's labels vouch for.",
-                f"gnomon eval {path} --suite SUITE    # gnomon eval suites lists them",
+                f"gnomon eval {measured_is} --suite SUITE    # gnomon eval suites lists them",
             )
         )
     if doubted or (liked and not shown):
@@ -328,7 +330,7 @@ def _missing(
                 "    # or ".join([*_calibrating(run, weak), f"gnomon label spotcheck {path}"]),
             )
         )
-    if not run.gates:
+    if not run.gates and not trainer:
         needs.append(Need("No gate says what is enough: add gates to the recipe "
                           "(docs/gates.md)."))  # fmt: skip
     return needs

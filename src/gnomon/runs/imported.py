@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,10 @@ def _understand_rewards(
     out.rewards = {n: weights.get(n, 1.0) for n in names if weights.get(n, 1.0) != 0}
     if not any(is_number(row.get(name)) for row in rows for name in out.rewards):
         out.note("no reward is logged: what is read without one is all that can be looked for")
+    whole = all(is_number(row.get(name)) for row in rows for name in out.rewards)
     for row in rows:
         _give_reward(row, out)
-    _check_means(rows, logged, out)
+    _check_means(rows, logged, out, whole)
 
 
 def _check_weights(
@@ -172,22 +173,44 @@ def _give_reward(row: dict[str, Any], out: Imported) -> None:
 
 
 def _check_means(
-    rows: Sequence[Mapping[str, Any]], logged: Sequence[Mapping[str, Any]], out: Imported
+    rows: Sequence[Mapping[str, Any]],
+    logged: Sequence[Mapping[str, Any]],
+    out: Imported,
+    whole: bool,
 ) -> None:
-    """Say where the rewards of a step are not those that the metrics log."""
+    """Say where the rewards of a step are not those that the metrics log.
+
+    TRL logs means over several steps (ten, by default) and samples of one of them. There the logged
+    means of the reward functions are summed instead of the samples, if each answer has them all.
+    """
     means = {m["step"]: m["reward"] for m in logged if is_number(m.get("reward"))}
     by_step: dict[int, list[float]] = {}
     for row in rows:
         if row["reward"] is not None:
             by_step.setdefault(row["step"], []).append(row["reward"])
+    summed = dict(_weighed(logged, out.rewards)) if whole else {}
     for step, values in by_step.items():
-        own, theirs = sum(values) / len(values), means.get(step)
-        if theirs is not None and abs(own - theirs) > 1e-3 * max(1.0, abs(theirs)):
+        alone = out.trainer != "trl" or step <= 1 or step - 1 in means
+        own = sum(values) / len(values) if alone else summed.get(step)
+        theirs = means.get(step)
+        if own is None or theirs is None:
+            continue
+        if abs(own - theirs) > 1e-3 * max(1.0, abs(theirs)):
             out.note(
                 f"the rewards of step {step} are {own:.4g} on average and the metrics say "
                 f"{theirs:.4g}: give the weights of the reward functions (--weight NAME=NUMBER)"
             )
             return
+
+
+def _weighed(
+    logged: Iterable[Mapping[str, Any]], weights: Mapping[str, float]
+) -> Iterator[tuple[int, float]]:
+    """(step, mean reward) by the means that the metrics log of each reward function."""
+    for row in logged:
+        parts = {name: row.get(f"rewards/{name}/mean") for name in weights}
+        if parts and all(map(is_number, parts.values())):
+            yield row["step"], sum(weights[name] * float(v) for name, v in parts.items())
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -222,7 +245,7 @@ def _write(
         if not any(column in row for row in rows):
             out.note(f"{column} is not logged for each answer: {meaning}")
     skipped = Skipped(count=len(out.skipped), examples=out.skipped[:SHOWN])
-    iterations = len({row["step"] for row in rows})
+    iterations = max(int(row["step"]) for row in [*rows, *logged])
     StageInfo(
         name=stage, algorithm=algorithm, status="done", iterations=iterations, skipped=skipped
     ).write(folder / STAGE)

@@ -217,6 +217,7 @@ class Manifest(Record):
         inputs: by stage and place outside of the run, SHA-256 of each file that was read there.
         optimizer: the optimizer of each stage.
         files: fingerprints of the run's own files.
+        imported: of another trainer's logs (``gnomon import``): whose, and what was said of them.
     """
 
     name: str = ""
@@ -236,6 +237,19 @@ class Manifest(Record):
     optimizer: dict[str, Any] = {}
     finished: str = ""
     seconds: dict[str, Any] = {}
+    imported: dict[str, Any] = {}
+
+    @property
+    def trainer(self) -> str:
+        """Who trained it, where it was not gnomon, which then imported the logs; else empty."""
+        name = str(self.imported.get("trainer") or "")
+        return {"trl": "TRL"}.get(name, name)
+
+    @property
+    def said_of_import(self) -> list[str]:
+        """What the importer noted: what is missing or was taken for something."""
+        notes = self.imported.get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
 
     @classmethod
     def begin(cls, recipe: Recipe) -> Self:
