@@ -89,6 +89,17 @@ def test_means_over_ten_steps_are_not_compared_with_the_answers_of_one(tmp_path:
     assert not any("give the weights" in note for note in gaps.notes)  # nothing tells
 
 
+def test_a_loss_that_was_not_finite_is_told(tmp_path: Path) -> None:
+    source = every_ten(tmp_path / "out", 1.0)
+    state = json.loads((source / "trainer_state.json").read_text())
+    for row in state["log_history"][1:3]:
+        row |= {"loss": float("nan"), "grad_norm": float("inf") if row["step"] == 30 else 1.0}
+    (source / "trainer_state.json").write_text(json.dumps(state))
+    notes = import_run(source, tmp_path / "run").notes
+    assert "metric loss is not finite in 2 rows, first at step 20: left out there" in notes
+    assert "metric grad_norm is not finite in 1 row, first at step 30: left out there" in notes
+
+
 def test_page_and_card_say_that_another_trainer_made_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     import_run(every_ten(tmp_path / "out", 1.0), run)

@@ -75,6 +75,24 @@ def test_the_run_ships_while_all_of_it_is_read(folder):
 
 
 @pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"scores": {"right": {"value": "0.9", "low": 0.8, "high": 0.95}}}, "scores"),
+        ({"scores": [0.9]}, "scores"),
+        ({"scores": None, "score": 0.9}, "scores"),
+        ({"model": 3}, "model"),
+        ({"suite": None, "model": None}, "suite and no model"),
+    ],
+)
+def test_an_eval_of_wrong_fields_is_not_passed_over_without_a_word(folder, change, lacks):
+    file = folder / "evals" / "taught" / "sums.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    kind, lines = _said(folder)
+    assert kind == "not shown"
+    assert f"evals/taught/sums.json has no {lacks} that can be read" in lines
+
+
+@pytest.mark.parametrize(
     "file",
     [
         "evals/taught/sums.json",

@@ -16,7 +16,16 @@ from gnomon.runs.read import RunView, StageView
 KEY = 4
 FIRST = ("kl", "length", "loss", "accuracy", "margin", "displacement", "kl_forward")
 THEN = ("distinct_within", "entropy", "repetition", "finished", "value_loss", "reward_std")
-MACHINE = ("lr", "grad_norm", "tokens_per_second", "peak_rss_gb", "peak_gpu_gb", "temperature")
+MACHINE = (
+    *("lr", "grad_norm", "tokens_per_second", "peak_rss_gb", "peak_gpu_gb", "temperature"),
+    *(
+        "epoch",
+        "num_tokens",
+        "step_time",
+        "training/epoch",
+        "training/global_step",
+    ),  # TRL's, verl's
+)
 """Drawn with the others, but never among the first."""
 
 

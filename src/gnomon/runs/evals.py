@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field
 
 from gnomon.runs.comparison import Figure
-from gnomon.runs.records import STAGE, JsonFile, Record, StageInfo, read_recipe
+from gnomon.runs.records import STAGE, JsonFile, Record, StageInfo, read_object, read_recipe
 from gnomon.stats.intervals import Interval
 from gnomon.stats.judges import ENOUGH_LABELS as ENOUGH_LABELS
 
@@ -97,6 +97,25 @@ class EvalResult(Measured):
     key: str = ""
     made: str = ""
     seconds: float = 0.0
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The result in ``file``; one whose model or scores are not there or not as they should be
+        is damaged, for without them it would be passed over without a word.
+
+        Raises:
+            ValueError: it cannot be read or is damaged; the message begins with the file.
+        """
+        found, raw = super().read(file), read_object(file)
+        written = raw.get("scores")
+        lacks = [name for name in ("suite", "model") if not getattr(found, name)]
+        figures = written if isinstance(written, dict) else {"": written}
+        lost = [n for n, v in figures.items() if found.scores.get(n) is None and v is not None]
+        if lost or not isinstance(written, dict):
+            lacks.append("scores")
+        if lacks and raw.keys() & {"suite", "scores"}:  # else it is no result at all
+            raise ValueError(f"{file} has no {' and no '.join(lacks)} that can be read")
+        return found
 
 
 class Calibration(Record):

@@ -193,9 +193,16 @@ def metric_rows(
         wanted = "trainer_state.json" if trainer == "trl" else "the file of trainer.logger=[file]"
         out.note(f"no metrics: {wanted} is not in {source} (give it with --metrics)")
         return
+    broken: dict[str, list[int]] = {}
     for row in _logged(file, out):
         if is_number(row.get("step")):
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    broken.setdefault(name, []).append(int(row["step"]))
             yield _renamed(row, trainer)
+    for name, steps in broken.items():
+        rows = f"{len(steps)} row{'s' if len(steps) > 1 else ''}"
+        out.note(f"metric {name} is not finite in {rows}, first at step {steps[0]}: left out there")
 
 
 def _metrics_file(source: Path, trainer: Trainer) -> Path | None:
