@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field
 
+from gnomon.files import read_object
 from gnomon.runs.comparison import Figure
-from gnomon.runs.records import STAGE, JsonFile, Record, StageInfo, read_object, read_recipe
+from gnomon.runs.records import STAGE, JsonFile, Record, StageInfo, read_recipe
 from gnomon.stats.intervals import Interval
 from gnomon.stats.judges import ENOUGH_LABELS as ENOUGH_LABELS
 

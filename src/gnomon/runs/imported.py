@@ -208,9 +208,9 @@ def _weighed(
 ) -> Iterator[tuple[int, float]]:
     """(step, mean reward) by the means that the metrics log of each reward function."""
     for row in logged:
-        parts = {name: row.get(f"rewards/{name}/mean") for name in weights}
+        parts: dict[str, Any] = {name: row.get(f"rewards/{name}/mean") for name in weights}
         if parts and all(map(is_number, parts.values())):
-            yield row["step"], sum(weights[name] * float(v) for name, v in parts.items())
+            yield row["step"], sum(weights[name] * value for name, value in parts.items())
 
 
 # -- writing --------------------------------------------------------------------------------------
