@@ -336,3 +336,24 @@ def test_train_on_and_merge_are_recipe_keys(base: Path, tiny_folder: Path) -> No
     assert encoder.fingerprint != recipe_encoder(own, tw.tokenizer()).fingerprint
     joined = Prompt("p", (Message("system", "Be brief."), Message("user", "Hi")))
     assert "Be brief.\n\nHi" in tw.tokenizer().decode(encoder.encode_prompt(joined))
+
+
+def test_lr_auto_of_an_adapter_is_the_rate_that_the_dry_run_shows(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by the size of the model, and not by that of model and adapter."""
+    asked: list[int] = []
+
+    def rate(base: float, num_parameters: int, lora: bool = False) -> float:
+        asked.append(num_parameters)
+        return 1e-3
+
+    monkeypatch.setattr("gnomon.stages.train.default_lr", rate)
+    stage = tw.sft_stage(steps=1, lora={"rank": 2}, train={"lr": "auto"})
+    made = parse_recipe(
+        {"name": "run", "model": str(tiny_folder), "output": str(tmp_path), "stages": [stage]}
+    )
+    make_plan(made, tmp_path)
+    run_recipe(made, base=tmp_path, announce=lambda text: None)
+    assert len(asked) >= 2
+    assert len(set(asked)) == 1

@@ -345,11 +345,10 @@ class Train(Stage):
             callbacks = [*sinks, *self.callbacks, live]
         else:  # it keeps what it must to go the same way, and throws it away
             folder = Path(self.closing.enter_context(TemporaryDirectory(prefix="gnomon-")))
-        parameters = sum(p.numel() for p in loaded.model.parameters())
         options = LoopOptions.of(
             self.spec.train,
             learner.bench.iterations,
-            self.learning_rate(parameters),
+            self.learning_rate(parameter_count(loaded.model.config)),
             self.seed,
             eval_first=self.samples,
         )
