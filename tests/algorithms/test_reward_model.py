@@ -260,8 +260,9 @@ def test_held_out_accuracy_counts_by_hand() -> None:
         scores = [float(s.detach()) for s in naive.scores(group)]
         for c in group.comparisons:
             if not c.tie:
-                decided += c.weight
-                right += c.weight * (scores[c.better] > scores[c.worse])
+                weight = c.weight * group.weight
+                decided += weight
+                right += weight * (scores[c.better] > scores[c.worse])
     found = algorithm.evaluate()
     assert found.metrics["eval/accuracy"] == pytest.approx(right / decided, rel=1e-6)
     assert found.metrics["eval/accuracy_low"] <= found.metrics["eval/accuracy"]

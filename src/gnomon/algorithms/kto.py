@@ -135,7 +135,8 @@ class KTO(Algorithm):
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
-        """The share of held-out answers on their side of z_0, with 95% intervals."""
+        """The share of held-out answers on their side of z_0, by their rows' weights, with 95%
+        intervals."""
         if not groups:
             return Evaluation()
         baseline = self.baseline(self.mismatched(groups))
@@ -146,8 +147,11 @@ class KTO(Algorithm):
             right += _on_its_side(gain, batch.scalar["label"] > 0.5).tolist()
         rows = [g for g in groups for _ in g.responses]
         prompts = [tuple(g.prompt_ids) for g in rows]
-        accuracy = weighted_proportion(right, clusters=prompts)
-        categories = accuracy_by_category(right, [g.category for g in rows], clusters=prompts)
+        weights = [g.weight for g in rows]
+        accuracy = weighted_proportion(right, weights, clusters=prompts)
+        categories = accuracy_by_category(
+            right, [g.category for g in rows], weights=weights, clusters=prompts
+        )
         details = {
             "accuracy": accuracy.to_dict(),
             "by_category": {name: i.to_dict() for name, i in categories.items()},

@@ -103,6 +103,8 @@ def held_out_report(
 ) -> RewardModelReport:
     """How well rewards order held-out comparisons, with 95% intervals.
 
+    A comparison counts by its own weight and its row's, as in training.
+
     Args:
         rewards: [S] the reward of each response of a micro-batch.
     """
@@ -116,7 +118,7 @@ def held_out_report(
             ("better", values[better]),
             ("worse", values[worse]),
             ("tie", batch.pair_tie),
-            ("weight", batch.pair_weight),
+            ("weight", batch.pair_weight * batch.group_weight[batch.pair_group]),
             ("better_length", batch.lengths[better]),
             ("worse_length", batch.lengths[worse]),
         ):

@@ -38,10 +38,12 @@ class SFT(Algorithm):
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
+        """The loss on held-out demonstrations, weighed as in training."""
         sums = MetricSums()
         for batch in self.bench.batches(groups):
             logprobs = self.roles["policy"].logprobs(batch).logprobs
-            sums.add({"loss": mean(-logprobs, batch.response_mask)})
+            nll = negative_log_likelihood(logprobs)
+            sums.add({"loss": mean(nll, token_weight(batch))})
         loss = sums.values().get("loss")
         if loss is None:
             return Evaluation()
