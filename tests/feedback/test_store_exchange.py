@@ -259,3 +259,32 @@ def test_labels_of_a_runs_human_stage_come_in_by_what_was_asked(
     code, said = gnomon(str(file), "--labeller", "ann")
     assert code == 1
     assert "round-001.jsonl is not beside it" in said
+
+
+@pytest.mark.parametrize("name", ["l.jsonl", "l.parquet"])
+def test_who_is_asked_what_next_is_the_same_in_a_store_that_came_from_an_export(
+    tmp_path: Path, name: str
+) -> None:
+    def order(store: Store) -> list[str]:
+        """What one labeller is given, one after the other."""
+        given: list[str] = []
+        while (next := store.queue.assign("kim", "c")) is not None:
+            given.append(next.item)
+            store.add_labels([ranking(next.id, next.item)])
+        return given
+
+    with filled(tmp_path / "a.db") as store:
+        ids = sorted(item.id for item in store.items())
+        store.queue.set_priority({ids[4]: 2.0, ids[2]: 1.0, ids[0]: -1.0})
+        store.queue.set_overlap({ids[1]: 0, ids[4]: 2})
+        run("label", "export", tmp_path / "a.db", tmp_path / name)
+        expected = order(store)
+    assert expected == [ids[4], ids[2], ids[3], ids[5], ids[0]]
+    run("label", "import", tmp_path / "b.db", tmp_path / name, "--add-labellers")
+    with Store.open(tmp_path / "b.db") as store:
+        assert store.queue.wishes()[ids[4]].overlap == 2
+        store.queue.set_priority({ids[4]: 0.0})
+        import_file(store, tmp_path / name)  # read again, it changes nothing of what is there
+        assert store.queue.wishes()[ids[4]].priority == 0
+        store.queue.set_priority({ids[4]: 2.0})
+        assert order(store) == expected

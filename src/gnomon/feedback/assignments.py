@@ -67,6 +67,19 @@ class Progress:
     mine: int = 0
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What the queue was told of an item.
+
+    Attributes:
+        priority: the higher, the sooner it is asked about; 0 where nobody said.
+        overlap: how many labellers it needs; None is as many as the campaign's.
+    """
+
+    priority: float = 0.0
+    overlap: int | None = None
+
+
 class Queue:
     """Hands out a store's items."""
 
@@ -198,6 +211,18 @@ class Queue:
     def set_overlap(self, overlaps: Mapping[str, int | None]) -> None:
         """Ask for more (or fewer) labellers for some items; None is as many as the campaign's."""
         self._set([{"key": k, "overlap": v} for k, v in overlaps.items()], "overlap")
+
+    def wishes(self, campaign: str | None = None) -> dict[str, Wish]:
+        """By item, what :meth:`set_priority` and :meth:`set_overlap` were told, where it is not
+        what holds of all."""
+        q = t.queue.c
+        found = sa.select(q.item, q.urgency, q.overlap)
+        found = found.where(sa.or_(q.urgency != 0, q.overlap.is_not(None)))
+        if campaign is not None:
+            found = found.where(q.campaign == campaign)
+        with self.db.read() as connection:
+            rows = connection.execute(found.order_by(q.item))
+            return {row.item: Wish(0.0 - row.urgency, row.overlap) for row in rows}
 
     def _set(self, rows: Sequence[dict[str, Any]], column: str) -> None:
         same = t.queue.c.item == sa.bindparam("key")

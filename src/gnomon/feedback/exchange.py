@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from gnomon.data.readers import read_groups
 from gnomon.data.rows import JSONL, MAX_GB, PARQUET, iter_rows
 from gnomon.data.values import RawRow, RowError, Skipped
 from gnomon.errors import ConfigError, DataError
+from gnomon.feedback.assignments import Wish
 from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline
 from gnomon.feedback.groups import NAMELESS, Judged, judged_items, numbered
 from gnomon.feedback.people import LabellerInfo
@@ -117,9 +119,10 @@ def import_file(
     _check_names(store, str(file), counts, add_labellers)
     adding = kind if add_labellers else None
     items, labels, done = Added(), Added(), 0
+    wishes = {one.item.id: one.wish for one in judged if one.wish is not None}
     total = len(judged) + sum(counts.values())
     for some, given in _parts(judged):
-        items += store.add_items(some)
+        items += store.add_items(some, wishes)
         labels += store.add_labels(given, add_labellers=adding)
         done += len(some) + len(given)
         if progress is not None:
@@ -135,7 +138,7 @@ def _asked(one: Judged, use: str, file: str) -> Judged:
             contradict each other evenly.
     """
     if use == "items" or not one.labels:
-        return Judged(one.item)
+        return Judged(one.item, wish=one.wish)
     wins = [0.0] * len(one.item.responses)
     said = votes(one.labels)
     for vote in said:
@@ -153,7 +156,7 @@ def _asked(one: Judged, use: str, file: str) -> Judged:
             f"{where}: those who judged it contradict each other, so that nothing is known to be "
             "right. Leave it out of the gold questions"
         )
-    return Judged(replace(one.item, gold=ranks))
+    return Judged(replace(one.item, gold=ranks), wish=one.wish)
 
 
 def _check_names(store: Store, file: str, counts: Mapping[str, int], add: bool) -> None:
@@ -242,7 +245,10 @@ def _body(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def _judged(body: Mapping[str, Any]) -> Judged:
     item = read_item(body, body["responses"], body["gold"])
     places = tuple(label.get("place") for label in body["labels"])
-    return Judged(item, tuple(read_label(label) for label in body["labels"]), places)
+    wish = Wish(**body["queue"]) if "queue" in body else None
+    if wish is not None and not math.isfinite(wish.priority):
+        raise ValueError(f"a priority of {wish.priority}")
+    return Judged(item, tuple(read_label(label) for label in body["labels"]), places, wish)
 
 
 def _parts(judged: Sequence[Judged]) -> Iterator[tuple[list[Item], list[Label]]]:
@@ -292,7 +298,9 @@ def own_rows(store: Store, campaign: str | None = None) -> Iterator[dict[str, An
         if campaign is None or person.name in used:
             yield _own_row("labeller", asdict(person))
     yield from (_own_row("expense", asdict(expense)) for expense in store.expenses(campaign))
-    yield from (_own_row("item", _item_body(i, by_item.get(i.id, ()))) for i in items)
+    wishes = store.queue.wishes(campaign)
+    for i in items:
+        yield _own_row("item", _item_body(i, by_item.get(i.id, ()), wishes.get(i.id)))
 
 
 def _own_row(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,8 +308,11 @@ def _own_row(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {MARK: what, **row}
 
 
-def _item_body(item: Item, labels: Iterable[tuple[int, Label]]) -> dict[str, Any]:
-    """An item with its labels, each with its place among all that were given."""
+def _item_body(
+    item: Item, labels: Iterable[tuple[int, Label]], wish: Wish | None
+) -> dict[str, Any]:
+    """An item with its labels, each with its place among all that were given, and with what the
+    queue was told of it."""
     said = [row["messages"] for row in response_rows(item)]
     links = [link["more"] for link in link_rows(item)]
     prompt = prompt_row(item.prompt)
@@ -312,6 +323,7 @@ def _item_body(item: Item, labels: Iterable[tuple[int, Label]]) -> dict[str, Any
         "responses": [{"messages": m, "more": k} for m, k in zip(said, links, strict=True)],
         "gold": None if item.gold is None else list(item.gold),
         "labels": [{**label_row(label), "place": place} for place, label in labels],
+        **({} if wish is None else {"queue": asdict(wish)}),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from gnomon.data.fields import LABELLER
 from gnomon.data.formats import judgements
 from gnomon.feedback.adjudication import decisions, of_labellers, settled
+from gnomon.feedback.assignments import Wish
 from gnomon.feedback.consensus import (
     Consensus,
     Method,
@@ -42,11 +43,12 @@ NAMELESS = ""
 @dataclass(frozen=True)
 class Judged:
     """An item and what was said of it; ``places`` are those of the labels among all of a store's,
-    as far as its export says."""
+    and ``wish`` is what its queue was told, as far as its export says."""
 
     item: Item
     labels: tuple[Label, ...] = ()
     places: tuple[int | None, ...] = ()
+    wish: Wish | None = None
 
 
 # -- from groups ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ refuses it. A correction is another label that names the one it replaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 
 from gnomon.errors import DataError
 from gnomon.feedback import schema as t
-from gnomon.feedback.assignments import Queue
+from gnomon.feedback.assignments import Queue, Wish
 from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline, campaign_row
 from gnomon.feedback.columns import ColumnBuilder, VoteColumns
 from gnomon.feedback.database import Database
@@ -158,8 +158,11 @@ class Store:
 
     # -- items ------------------------------------------------------------------------------------
 
-    def add_items(self, items: Iterable[Item]) -> Added:
+    def add_items(self, items: Iterable[Item], wishes: Mapping[str, Wish] | None = None) -> Added:
         """Add items; a campaign that is missing is made. Those that are there stay as they are.
+
+        Args:
+            wishes: by id, how soon new items come and how many labellers they need.
 
         Raises:
             DataError: an id that another item has; meta that is not JSON. Items of earlier chunks
@@ -168,7 +171,7 @@ class Store:
         total = Added()
         for chunk in chunks(items):
             with self.db.write() as connection:
-                total += add_items(connection, {item.id: item for item in chunk})
+                total += add_items(connection, {item.id: item for item in chunk}, wishes or {})
         return total
 
     def items(self, campaign: str | None = None) -> Iterator[Item]:

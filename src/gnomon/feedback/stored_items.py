@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from gnomon.errors import DataError
 from gnomon.feedback import schema as t
+from gnomon.feedback.assignments import Wish
 from gnomon.feedback.campaigns import Added, Campaign, campaign_row
 from gnomon.feedback.identity import prompt_id, response_id
 from gnomon.feedback.records import Item
@@ -26,7 +27,9 @@ from gnomon.feedback.rows import (
 )
 
 
-def add_items(connection: Connection, items: Mapping[str, Item]) -> Added:
+def add_items(
+    connection: Connection, items: Mapping[str, Item], wishes: Mapping[str, Wish]
+) -> Added:
     """Add items by their ids; see ``Store.add_items``."""
     for item in items.values():
         check_id(item.id, "item")
@@ -43,7 +46,7 @@ def add_items(connection: Connection, items: Mapping[str, Item]) -> Added:
         ):
             raise DataError(f"item {key} is in the store with another content; give a new id")
     if fresh:
-        _insert(connection, fresh)
+        _insert(connection, fresh, wishes)
     gold = [(item.id, item.gold) for item in items.values() if item.gold is not None]
     set_gold(connection, gold, "")
     return Added(len(fresh), len(known))
@@ -60,7 +63,7 @@ def _known(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, s
     return known
 
 
-def _insert(connection: Connection, items: Sequence[Item]) -> None:
+def _insert(connection: Connection, items: Sequence[Item], wishes: Mapping[str, Wish]) -> None:
     for name in sorted({item.campaign for item in items}):
         check_name(name, "campaign", empty=True)
         _ensure(connection, t.campaigns, [campaign_row(Campaign(name))])
@@ -69,9 +72,13 @@ def _insert(connection: Connection, items: Sequence[Item]) -> None:
     _ensure(connection, t.responses, [r for item in items for r in response_rows(item)])
     connection.execute(t.items.insert(), [item_row(item) for item in items])
     connection.execute(t.item_responses.insert(), [r for i in items for r in link_rows(i)])
-    waiting = {"gold": False, "urgency": 0.0, "taken": 0}
-    rows = [{"item": i.id, "campaign": i.campaign, **waiting} for i in items]
-    connection.execute(t.queue.insert(), rows)
+    connection.execute(t.queue.insert(), [_waiting(i, wishes.get(i.id, Wish())) for i in items])
+
+
+def _waiting(item: Item, wish: Wish) -> dict[str, Any]:
+    """An item's place in the queue."""
+    asked = {"urgency": -wish.priority, "overlap": wish.overlap}
+    return {"item": item.id, "campaign": item.campaign, "gold": False, "taken": 0, **asked}
 
 
 def _ensure(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
