@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import plan_world as pw
+import pytest
 
+from gnomon.errors import ConfigError
 from gnomon.plan.answers import Plan, make
 
 
@@ -51,5 +53,12 @@ def test_what_no_stage_reads_is_said(tmp_path: Path, tiny_folder: Path) -> None:
     plan = made(tmp_path, tiny_folder, paired, asked, judge="people")
     assert any("p.jsonl: no stage reads it" in warning for warning in plan.warnings)
     assert any(warning.startswith("--judge: no stage asks it") for warning in plan.warnings)
+    (tmp_path / "old").mkdir()
+    alike = pw.write(tmp_path / "old" / "pairs.jsonl", pw.prompts(300))  # of the same name
+    plan = made(tmp_path, tiny_folder, paired, alike, judge="people")
+    unread = [w for w in plan.warnings if "no stage reads it" in w]
+    assert [w.partition(": ")[0] for w in unread] == [str(alike)]
+    with pytest.raises(ConfigError, match="named twice"):
+        made(tmp_path, tiny_folder, paired, tmp_path / "old" / ".." / "pairs.jsonl")
     whole = made(tmp_path, tiny_folder, paired)
     assert not any("no stage" in warning for warning in whole.warnings)

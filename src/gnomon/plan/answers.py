@@ -41,6 +41,7 @@ class Plan:
         fit: the recommendation on the hardware; ``asked_for`` it, or else the cheapest GPU.
         runner_up: the other way on the same hardware; None where there is none, or it is too large.
         cut: what was cut to stay within ``budget`` (euros); empty where nothing was.
+        folder: that the recipe will lie in, and names its files from.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Plan:
     asked_for: bool
     budget: float | None
     cut: str
+    folder: Path
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -111,7 +113,7 @@ class Plan:
     def _unused(self) -> list[str]:
         """What was given and is in no stage."""
         read = [
-            Path(str(one["path"])).name
+            (self.folder / str(one["path"])).resolve()
             for spec in self.recipe["stages"]
             for key in ("data", "eval_data", "normalise_on")
             for one in spec.get(key, ())
@@ -120,7 +122,7 @@ class Plan:
             f"{file.path}: no stage reads it: this plan learns from something else that you have. "
             "Give it a stage of its own, or plan with it alone"
             for file in self.files
-            if file.path.name not in read
+            if file.path.resolve() not in read
         ]
         asks = any("reward" in spec or "constitution" in spec.get("settings", {})
                    for spec in self.recipe["stages"])  # fmt: skip
@@ -307,7 +309,8 @@ def make(
             other = fitted(partial(write, choice.runner_up), facts, shape, fit.hardware)
         except ConfigError:  # too large, or the data does not do for it
             other = None
-    plan = Plan(model, facts, tuple(found), choice, fit, other, hardware is not None, budget, "")
+    files, named = tuple(found), hardware is not None
+    plan = Plan(model, facts, files, choice, fit, other, named, budget, "", asked.folder)
     return plan if budget is None else _affordable(plan, budget, shape)
 
 

@@ -134,8 +134,9 @@ def read_facts(
     """
     if not paths:
         raise ConfigError("plan needs data: files of demonstrations, pairs, labels or prompts")
+    whole = [path.resolve() for path in paths]
     for path in paths:
-        if paths.count(path) > 1:
+        if whole.count(path.resolve()) > 1:
             raise ConfigError(f"{path} is named twice")
         if held_out is not None and path.resolve() == held_out.resolve():
             raise ConfigError(f"{path} is both data and --held-out: name another file for one")
