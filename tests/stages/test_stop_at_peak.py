@@ -14,7 +14,10 @@ from killing import run_and_die
 
 from gnomon.errors import ConfigError
 from gnomon.recipe.load import parse_recipe
+from gnomon.report.card import run_card
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.peak import kept_run
+from gnomon.runs.read import read_run
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
 
@@ -125,3 +128,28 @@ def test_a_peak_that_cannot_be_seen_is_refused(
     recipe = parse_recipe(raw_recipe(tiny_folder, tmp_path, **stage))
     with pytest.raises(ConfigError, match=message):
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
+
+
+def test_evals_on_the_way_count_for_the_weights_that_they_measured(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    asked = [{"prompt": f"Say {word}.", "answer": word} for word in ("one", "two", "three")]
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    options = {"data": str(questions), "judge": "exact", "max_new_tokens": 2}
+    evals = [{"suite": "questions", "every": 1, "options": options}]
+    raw = raw_recipe(tiny_folder, tmp_path, train={"evals": evals, "checkpoint_every": 50})
+    folder = run_recipe(parse_recipe(raw), base=tmp_path, announce=lambda text: None)
+    run = read_run(folder)
+    peak, end = (run.stages[0].info.peak[key] for key in ("iteration", "trained_until"))
+    steps = [row["step"] for row in table(folder / "stages" / "01-rl", "metrics")]
+    assert peak < end
+    measured = {result.step: result.model_copy(update={"step": None}) for result in run.results}
+    assert set(measured) == {0, *steps}  # at the end once more, of the weights that are kept
+    kept = {r.step: r.model_copy(update={"step": None}) for r in kept_run(run).results}
+    now = steps[peak - 1] if peak else 0
+    assert max(kept) == now
+    assert kept[now] == measured[steps[-1]]  # what was measured at the end, of those weights
+    card = run_card(folder)
+    assert f" at step {now} |" in card
+    assert f" at step {steps[-1]} |" not in card

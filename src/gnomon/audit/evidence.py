@@ -34,7 +34,7 @@ from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult
-from gnomon.runs.peak import kept_stage
+from gnomon.runs.peak import kept_results, kept_stage
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
@@ -277,7 +277,9 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
             for change in suite_changes(run.path, stage.name, examined)
             if stands_apart(change.after, optimised)
         ],
-        results=[r for r in run.results if r.model == stage.name and stands_apart(r, optimised)],
+        results=[
+            r for r in kept_results(run) if r.model == stage.name and stands_apart(r, optimised)
+        ],
         calibrations=run.calibrations,
         spotcheck=next((c for c in run.spotchecks if c.stage == stage.name), SpotCheck()),
     )

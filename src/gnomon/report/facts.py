@@ -22,6 +22,7 @@ from gnomon.recipe.card import CardSpec, SourceCard
 from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
+from gnomon.runs.peak import kept_results
 from gnomon.runs.read import RunView, StageView, own_stage, read_run
 
 _NUMBERED = re.compile(r" \(\d+\)$")
@@ -355,7 +356,7 @@ def _evals_of(run: RunView, subject: StageView | None) -> list[EvalResult]:
     ]
     suites = {r.suite for r in later}
     during: dict[str, EvalResult] = {}
-    for result in run.results:
+    for result in kept_results(run):
         mine = subject.name in (result.stage, result.model) and result.step is not None
         if mine and result.suite not in suites:
             known = during.get(result.suite)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gnomon.audit.kinds import entry_kind, grader
+from gnomon.audit.readings import latest
 from gnomon.audit.truths import reward_entries
 from gnomon.errors import DataError
 from gnomon.report import style
@@ -85,11 +86,11 @@ def best_of_curves(run: RunView, stage: StageView) -> list[BestOf]:
     trained = reward_entries(spec.get("reward") or [])
     start = Path(str(stage.info.start.get("from") or "")).parent.name.partition("-")[2]
     found = []
-    for result in run.results:
+    for result in latest(run.results, start):
         ns = sorted(int(n) for name in result.scores
                     if (n := name.removeprefix("best_of_")).isdecimal())  # fmt: skip
         kind = entry_kind(grader(result), trained) if grader(result) else "other"
-        if not ns or not start or result.model != start or kind not in ("trained", "truth"):
+        if not ns or not start or kind not in ("trained", "truth"):
             continue
         figures = [(n, figure.value) for n in ns if (figure := result.scores[f"best_of_{n}"])]
         kl = np.array([best_of_kl(n) for n, _ in figures])

@@ -6,12 +6,14 @@ logged after that is of weights that were thrown away: it says nothing of the po
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from gnomon.runs.evals import EvalResult
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import StageInfo
 from gnomon.runs.rows import Column, SampleRow
@@ -46,7 +48,44 @@ def in_words(info: StageInfo) -> str:
 
 def kept_run(run: RunView) -> RunView:
     """The run with each stage's records of the weights that it kept."""
-    return replace(run, stages=tuple(map(kept_stage, run.stages)))
+    results = tuple(kept_results(run))
+    return replace(run, stages=tuple(map(kept_stage, run.stages)), results=results)
+
+
+def kept_results(run: RunView) -> list[EvalResult]:
+    """What evals measured, without that of weights that were thrown away.
+
+    The evals at the end of a stage's training are of the weights that it kept, and are put at their
+    step. They take the place of an earlier one there, which measured the same weights.
+    """
+    ends = {stage.name: found for stage in run.stages if (found := _kept_steps(stage))}
+    moved = {
+        (result.model, result.suite)
+        for result in run.results
+        if result.model in ends and result.step == ends[result.model][1]
+    }
+    found = []
+    for result in run.results:
+        peak, end = ends.get(result.model, (math.inf, math.inf))
+        if result.step is None or result.step < peak:
+            found.append(result)
+        elif result.step == end:
+            found.append(result.model_copy(update={"step": int(peak)}))
+        elif result.step == peak and (result.model, result.suite) not in moved:
+            found.append(result)
+    return found
+
+
+def _kept_steps(stage: StageView) -> tuple[float, float] | None:
+    """The optimizer's steps of the kept weights and of the end of training, where it went past
+    them; None where nobody says."""
+    peak = peak_of(stage.info)
+    if peak is None:
+        return None
+    kept = 0.0 if peak == 0 else _step(stage, peak)
+    steps, final = stage.series("final", "step")
+    end = steps[final == 1]
+    return (kept, float(end[-1])) if kept is not None and end.size else None
 
 
 def kept_stage(stage: StageView) -> StageView:
