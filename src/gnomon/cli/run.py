@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gnomon.cli.finish import FailOn, check_fail_on, fail, finish, say_held
 from gnomon.console import announce, complain, say, show
 from gnomon.errors import ConfigError, GateClosed, GnomonError, Pending
 from gnomon.files import first_line
@@ -68,6 +69,7 @@ def run(
             "docs/workers.md. ray.address=HOST:PORT names another.",
         ),
     ] = False,
+    fail_on: FailOn = None,
 ) -> None:
     """Run a recipe's stages in order and write its report.
 
@@ -82,6 +84,7 @@ def run(
 
     if no_code and not dry_run:
         raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
+    check_fail_on(fail_on)
     parsed = _load(recipe, overrides or [])
     if ray:
         parsed = placed_by_ray(parsed)
@@ -90,13 +93,13 @@ def run(
     if wait and (dry_run or seeds is not None):
         raise ConfigError("--wait goes with a run of one seed")
     if seeds is not None:
-        _run_seeds(parsed, seeds, base, dry_run, not no_code, resume)
+        _run_seeds(parsed, seeds, base, dry_run, not no_code, resume, fail_on)
     elif dry_run:
         _plan(parsed, base, not no_code)
     else:
         folder = _run_and_wait(parsed, base, resume) if wait else _run(parsed, base, resume)
         if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
-            finish(folder)  # not in each of those that torchrun started
+            finish(folder, fail_on=fail_on)  # not in each of those that torchrun started
 
 
 def quickstart(
@@ -129,44 +132,6 @@ def quickstart(
     recipe = load_preset(preset, changes)
     check_names(recipe, Path.cwd())
     finish(_run(recipe, Path.cwd(), resume))
-
-
-def finish(folder: Path, rebuild: bool = False) -> None:
-    """Print the comparison, if there is one, what each stage bought and cost, whether the model may
-    ship, where the report and the plots are, and last of all what the audit is alarmed by."""
-    from gnomon.report.bought import bought
-    from gnomon.report.bought_table import bought_tables
-    from gnomon.report.html import write_report
-    from gnomon.report.ship import answer
-    from gnomon.report.table import answer_lines, comparison_table, samples_panel
-    from gnomon.runs.audit import AUDIT, Audit
-    from gnomon.runs.read import read_comparison, read_run
-
-    page = folder / "report.html"
-    if rebuild or not page.is_file():
-        page = write_report(folder)
-    comparison, problem = read_comparison(folder)
-    if problem is not None:
-        complain("warning", "yellow", problem)
-    if comparison:
-        for table in [comparison, *comparison.tables]:
-            show(comparison_table(table))
-        samples = samples_panel(comparison)
-        if samples is not None:
-            show(samples)
-    run = read_run(folder)
-    for part in bought_tables(bought(run)):
-        show(part)
-    first, *reasons = answer_lines(answer(run))
-    say(first, "bold")
-    for line in reasons:
-        say(line)
-    say(f"report: {page}")
-    say(f"plots:  {folder / 'plots'}")
-    alarms = Audit.read_or_empty(folder / AUDIT).alarms
-    if alarms:
-        names = dict.fromkeys(f"{alarm.name} (stage {alarm.stage})" for alarm in alarms)
-        say(f"ALARM: {', '.join(names)}; gnomon audit {folder} shows why", "bold red")
 
 
 def _load(recipe: Path, overrides: list[str]) -> Recipe:
@@ -252,12 +217,19 @@ def _plan(recipe: Recipe, base: Path, code: bool) -> None:
 
 
 def _run_seeds(
-    recipe: Recipe, seeds: str, base: Path, dry_run: bool, code: bool, resume: bool
+    recipe: Recipe,
+    seeds: str,
+    base: Path,
+    dry_run: bool,
+    code: bool,
+    resume: bool,
+    fail_on: str | None,
 ) -> None:
     from gnomon.files import write_text
     from gnomon.report.bought import bought
     from gnomon.report.bought_table import seeds_bought_markdown, seeds_bought_table
     from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+    from gnomon.report.ship import answer
     from gnomon.runs.read import read_run
     from gnomon.runs.records import COMPARISON
     from gnomon.stages.seeds import run_seeds, seeded_recipes
@@ -279,8 +251,12 @@ def _run_seeds(
     file = folders[0].parent / f"{recipe.name}-seeds.md"
     write_text(file, f"{seeds_markdown(together)}\n{seeds_bought_markdown(stages)}\n")
     say(f"table: {file}")
+    answers = {folder: answer(read_run(folder)) for folder in folders}
+    for folder, found in answers.items():
+        say_held(folder, found, fail_on, folder.name)
     if closed:
         raise GateClosed("\n".join(closed))
+    fail(list(answers.values()), fail_on)
 
 
 def placed_by_ray(recipe: Recipe) -> Recipe:
@@ -304,6 +280,7 @@ def report(
         list[Path],
         typer.Argument(help="A run's folder, as in runs/quickstart; or several, to compare them."),
     ],
+    fail_on: FailOn = None,
 ) -> None:
     """Build a run's report and plots again from its folder; or compare several runs.
 
@@ -314,11 +291,14 @@ def report(
     from gnomon.report.sweep_files import write_sweep
     from gnomon.report.sweeps import is_sweep
 
+    check_fail_on(fail_on)
+    if fail_on is not None and (len(run_folders) > 1 or is_sweep(run_folders[0])):
+        raise ConfigError("--fail-on is about the answer of one run: give one run's folder")
     if len(run_folders) == 1 and is_sweep(run_folders[0]):
         show_sweep(write_sweep(run_folders[0]))
         return
     if len(run_folders) == 1:
-        finish(run_folders[0], rebuild=True)
+        finish(run_folders[0], rebuild=True, fail_on=fail_on)
         return
     from gnomon.report.runs import compare_runs
 

@@ -21,6 +21,7 @@ from gnomon.errors import DataError
 from gnomon.report import style
 from gnomon.report.format import number
 from gnomon.report.kinds import stage_specs
+from gnomon.runs.peak import kept_results
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import Column
 from gnomon.stats.best_of import best_of_kl
@@ -86,7 +87,8 @@ def best_of_curves(run: RunView, stage: StageView) -> list[BestOf]:
     trained = reward_entries(spec.get("reward") or [])
     start = Path(str(stage.info.start.get("from") or "")).parent.name.partition("-")[2]
     found = []
-    for result in latest(run.results, start):
+    after = [r for r in run.results if r.model == start and r.step is None]
+    for result in after or latest(kept_results(run), start):
         ns = sorted(int(n) for name in result.scores
                     if (n := name.removeprefix("best_of_")).isdecimal())  # fmt: skip
         kind = entry_kind(grader(result), trained) if grader(result) else "other"

@@ -62,10 +62,12 @@ REASONS = 3
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One sentence with its figure; ``link`` is the part of the page that shows more."""
+    """One sentence with its figure; ``link`` is the part of the page that shows more, and ``name``
+    what it is about, where that speaks against the policy."""
 
     text: str
     link: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ def _failed(run: RunView) -> Iterator[Reason]:
     for i, stage in enumerate(run.stages, start=1):
         if stage.info.status == "failed":
             why = f": {stage.info.error}" if stage.info.error else ""
-            yield Reason(f"Stage {stage.name} failed{why}.", f"stage-{i}")
+            told = f"Stage {stage.name} failed"
+            yield Reason(f"{told}{why}.", f"stage-{i}", told.lower())
 
 
 def standing(run: RunView) -> list[Finding]:
@@ -156,7 +159,8 @@ def standing(run: RunView) -> list[Finding]:
 
 def _alarms(run: RunView) -> Iterator[Reason]:
     for i, finding in enumerate(standing(run), start=1):
-        yield Reason(f"Alarm {finding.name} in {finding.stage}: {told(finding)}", f"alarm-{i}")
+        where = f"{finding.name} in {finding.stage}"
+        yield Reason(f"Alarm {where}: {told(finding)}", f"alarm-{i}", f"alarm {where}")
 
 
 def told(finding: Finding) -> str:
@@ -173,7 +177,8 @@ def _gates(run: RunView) -> Iterator[Reason]:
     for result in run.gates.all():
         if result.passed is False and result.stage not in gone:
             where = f" after {result.stage}" if result.stage else ""
-            yield Reason(f"Gate {result.condition}{where} failed: {result.text}.", "gates")
+            what = f"{result.condition}{where}"
+            yield Reason(f"Gate {what} failed: {result.text}.", "gates", f"gate {what}")
 
 
 def _fell(run: RunView, seen: Sequence[Change]) -> Iterator[Reason]:
@@ -182,7 +187,7 @@ def _fell(run: RunView, seen: Sequence[Change]) -> Iterator[Reason]:
     for change in seen:
         alarmed = any(text.startswith(f"{change.what}:") for text in told)
         if change.gap.high < 0 and change.vouched and not alarmed:
-            yield Reason(change.sentence, change.link)
+            yield Reason(change.sentence, change.link, f"a fall of {change.what}")
 
 
 def _doubts(seen: Sequence[Change]) -> Iterator[Reason]:

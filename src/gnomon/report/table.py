@@ -81,6 +81,15 @@ def _shown(text: str, limit: int) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
+def holding(found: Answer) -> str:
+    """What decided that a model should not ship, by name; empty where nothing did."""
+    if found.kind != "hold":
+        return ""
+    names = list(dict.fromkeys(reason.name for reason in found.reasons if reason.name))
+    more = [f"{found.more} more"] if found.more else []
+    return _shown(", ".join([*names, *more]), 500).replace("\n", " ")
+
+
 def answer_lines(found: Answer) -> list[str]:
     """The answer to whether a run's model may ship, with its reasons and what is missing."""
     lines = [f"{found.kind.upper()}: {found.sentence}"]
