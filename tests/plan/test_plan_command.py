@@ -84,6 +84,10 @@ def test_another_file_is_never_overwritten(pairs: Path) -> None:
     with pytest.raises(ConfigError, match="there already and differs"):
         run(pairs, *ASKED, "--out", out)
     assert out.read_text() == "name: mine\n"
+    out.write_bytes(b"\xff\x00")  # no text at all
+    with pytest.raises(ConfigError, match="there already and differs"):
+        run(pairs, *ASKED, "--out", out)
+    assert out.read_bytes() == b"\xff\x00"
 
 
 WRONG = {

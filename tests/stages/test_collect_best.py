@@ -134,3 +134,15 @@ def test_the_best_alone_are_no_pairs(tiny_folder: Path, tmp_path: Path) -> None:
     stages[1]["algorithm"] = "sft"
     made = tw.make_recipe(tiny_folder, tmp_path, stages)
     check_recipe(made, RunFolder(made), tmp_path)
+
+
+def test_one_response_to_a_prompt_is_refused_before_anything_is_sampled(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    data = {"path": "tunnel:prompts", "options": {"n": 4}}
+    stage = {"name": "own", "algorithm": "collect", "data": data, "reward": "gold"}
+    made = tw.make_recipe(tiny_folder, tmp_path, [stage])  # one response is the default
+    with pytest.raises(ConfigError, match=r"rollout\.samples to at least 2"):
+        check_recipe(made, RunFolder(made), tmp_path)
+    made = tw.make_recipe(tiny_folder, tmp_path, [stage | {"settings": {"keep": "best"}}])
+    check_recipe(made, RunFolder(made), tmp_path)

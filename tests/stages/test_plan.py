@@ -52,6 +52,7 @@ def recipe(base: Path, model: Path | str, **changes: dict[str, Any]) -> Recipe:
             "name": "feedback",
             "algorithm": "collect",
             "data": "prompts.jsonl",
+            "rollout": {"samples": 2},
             "settings": {"labellers": [{"name": "a"}]},
         },
         {"name": "rm", "algorithm": "reward_model", "data": "stage:feedback"},

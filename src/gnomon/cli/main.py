@@ -202,7 +202,7 @@ def main() -> None:
     """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
     that waits for people exits with 3; one whose gates did not all open with 4; one whose judge
     spent its budget with 5; one whose model should not ship with 6, where --fail-on asks for it
-    (:mod:`gnomon.cli.finish`); one that was asked to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a
+    (``cli/finish.py``); one that was asked to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a
     message about what is saved."""
     _check_torchrun(sys.argv[1:])
     try:

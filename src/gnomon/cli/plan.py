@@ -200,7 +200,7 @@ def _write(found: Plan, out: Path, quiet: bool) -> None:
     from gnomon.files import write_text
 
     text = found.recipe_text()
-    if out.exists() and not (out.is_file() and out.read_text(encoding="utf-8") == text):
+    if out.exists() and not (out.is_file() and out.read_bytes() == text.encode()):
         raise ConfigError(
             f"{out} is there already and differs, so the recipe was not written: name another file "
             "with --out"

@@ -58,13 +58,13 @@ def kept_results(run: RunView) -> list[EvalResult]:
     The evals at the end of a stage's training are of the weights that it kept, and are put at their
     step. They take the place of an earlier one there, which measured the same weights.
     """
-    ends = {stage.name: found for stage in run.stages if (found := _kept_steps(stage))}
+    ends = {stage.name: steps for stage in run.stages if (steps := _kept_steps(stage))}
     moved = {
         (result.model, result.suite)
         for result in run.results
         if result.model in ends and result.step == ends[result.model][1]
     }
-    found = []
+    found: list[EvalResult] = []
     for result in run.results:
         peak, end = ends.get(result.model, (math.inf, math.inf))
         if result.step is None or result.step < peak:

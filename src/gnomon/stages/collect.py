@@ -92,6 +92,11 @@ class Collect(Stage):
             raise ConfigError("a collect stage logs nothing that could be observed; remove observe")
         if spec.normalise_on:
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
+        if self.settings.keep != "best" and spec.rollout.samples < 2:
+            raise ConfigError(
+                "a collect stage compares responses to the same prompt: set rollout.samples to at "
+                f"least 2 (it is {spec.rollout.samples}), or settings.keep to best"
+            )
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
         builder = RoleBuilder(self.spec, loaded, self.seed)
