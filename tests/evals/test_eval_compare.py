@@ -12,7 +12,9 @@ from evals_world import Speaker, write
 from gnomon.errors import ConfigError
 from gnomon.evals.compare import as_json, compare, detectable
 from gnomon.evals.evaluate import evaluate
+from gnomon.evals.rows import key_of
 from gnomon.evals.table import make_suite
+from gnomon.runs.evals import EvalResult
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import independent_difference
 
@@ -151,3 +153,19 @@ def test_the_order_of_files_is_part_of_what_was_asked(folder: Path) -> None:
     (change,) = compare(one, other)
     assert not change.scores[0].paired
     assert "in another order" in change.notes[0]
+
+
+def test_a_result_of_an_earlier_version_is_not_measured_again(folder: Path) -> None:
+    for name in ("b", "a"):
+        write(folder / f"{name}.jsonl", [{"prompt": name, "answer": name}])
+    suite = make_suite("questions", {"data": ["b.jsonl", "a.jsonl"], "judge": "exact"}, folder)
+    speaker = Speaker(lambda text: text, "one")
+    evaluate(suite, speaker, folder)
+    (file,) = folder.glob("evals/**/*.json")
+    old = EvalResult.read(file)
+    facts = {"suite": old.suite, "model": speaker.sha256, "settings": old.settings, "data": old.data}
+    old.note(key=key_of(facts), made="earlier")  # whose keys had no order of files
+    old.write(file)
+    assert evaluate(suite, speaker, folder).made == "earlier"
+    turned = make_suite("questions", {"data": ["a.jsonl", "b.jsonl"], "judge": "exact"}, folder)
+    assert evaluate(turned, speaker, folder).made != "earlier"
