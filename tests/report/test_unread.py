@@ -92,6 +92,14 @@ def test_an_eval_of_wrong_fields_is_not_passed_over_without_a_word(folder, chang
     assert f"evals/taught/sums.json has no {lacks} that can be read" in lines
 
 
+def test_a_score_that_nothing_was_measured_of_is_no_damage(folder):
+    file = folder / "evals" / "taught" / "sums.json"
+    record = json.loads(file.read_text())
+    nan = {"value": None, "low": None, "high": None, "n": 0}  # an earlier version's
+    file.write_text(json.dumps(record | {"scores": record["scores"] | {"odd": nan}}))
+    assert _said(folder)[0] == "ship"
+
+
 @pytest.mark.parametrize(
     "file",
     [

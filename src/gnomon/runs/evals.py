@@ -111,12 +111,17 @@ class EvalResult(Measured):
         written = raw.get("scores")
         lacks = [name for name in ("suite", "model") if not getattr(found, name)]
         figures = written if isinstance(written, dict) else {"": written}
-        lost = [n for n, v in figures.items() if found.scores.get(n) is None and v is not None]
+        lost = [n for n, v in figures.items() if found.scores.get(n) is None and not _nothing(v)]
         if lost or not isinstance(written, dict):
             lacks.append("scores")
         if lacks and raw.keys() & {"suite", "scores"}:  # else it is no result at all
             raise ValueError(f"{file} has no {' and no '.join(lacks)} that can be read")
         return found
+
+
+def _nothing(figure: Any) -> bool:
+    """Whether a figure says that nothing was measured, as NaN was written by earlier versions."""
+    return figure is None or (isinstance(figure, Mapping) and figure.get("value", "") is None)
 
 
 class Calibration(Record):
