@@ -275,7 +275,7 @@ def test_who_is_asked_what_next_is_the_same_in_a_store_that_came_from_an_export(
 
     with filled(tmp_path / "a.db") as store:
         ids = sorted(item.id for item in store.items())
-        store.queue.set_priority({ids[4]: 2.0, ids[2]: 1.0, ids[0]: -1.0})
+        store.queue.set_priority({ids[4]: float("inf"), ids[2]: 1.0, ids[0]: -1.0})
         store.queue.set_overlap({ids[1]: 0, ids[4]: 2})
         run("label", "export", tmp_path / "a.db", tmp_path / name)
         expected = order(store)

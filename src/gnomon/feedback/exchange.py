@@ -246,7 +246,7 @@ def _judged(body: Mapping[str, Any]) -> Judged:
     item = read_item(body, body["responses"], body["gold"])
     places = tuple(label.get("place") for label in body["labels"])
     wish = Wish(**body["queue"]) if "queue" in body else None
-    if wish is not None and not math.isfinite(wish.priority):
+    if wish is not None and math.isnan(wish.priority):
         raise ValueError(f"a priority of {wish.priority}")
     return Judged(item, tuple(read_label(label) for label in body["labels"]), places, wish)
 
