@@ -71,7 +71,15 @@ def test_functions_from_several_blocks_are_put_together() -> None:
 def test_a_body_that_continues_the_prompt_is_found_beside_its_usage() -> None:
     tests = {"entry_point": "cube", "prompt": "def cube(n):\n    '''The cube.'''\n",
              "test": "def check(candidate):\n    assert candidate(3) == 27\n"}  # fmt: skip
-    assert graded([fenced("    return n ** 3", "print(cube(3))")], tests) == [1.0]
+    body = "    return n ** 3"
+    before = [
+        fenced("n = 3\nprint(cube(n))", body),
+        fenced("n = 3\nprint(cube(n))", "return n ** 3"),
+    ]
+    assert graded([fenced(body, "print(cube(3))"), *before], tests) == [1.0] * 3
+    tests["prompt"] = f"import math\n\n\n{tests['prompt']}"
+    body = "    return int(math.pow(n, 3))"
+    assert graded([fenced("import math", body)], tests) == [1.0]
 
 
 SCRIPT = "n = int(input())\nprint(n ** 3)"

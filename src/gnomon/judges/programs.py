@@ -44,6 +44,8 @@ _ACTS = re.compile(
     re.MULTILINE,
 )
 """A statement outside of any definition that does something."""
+_BODY = re.compile(r"\A(?:[ \t]*\n)*[ \t]+\S|^return\b", re.MULTILINE)
+"""What only the inside of a function has."""
 _CALL = re.compile(r"\w[ \t]*\(")
 _READS = re.compile(
     r"\binput[ \t]*\(|\biter\(input\b|\bstdin\b|\bopen[ \t]*\([ \t]*0|\bfileinput\b|\bos\.read\b"
@@ -67,7 +69,8 @@ def extract_code(text: str, names: Collection[str] | None = None) -> str:
     Of several blocks it is the last that defines the functions which are called (``names``); of a
     script the last that reads its input, else the last that does more than show what an earlier one
     defines. What it uses and only other blocks define is put before it; where it only defines, the
-    next block that uses it is put behind it.
+    next block that uses it is put behind it. The body of a function that its prompt begins stands
+    alone.
 
     Args:
         names: functions that the tests call; None for a script, which is run as it stands.
@@ -82,6 +85,8 @@ def extract_code(text: str, names: Collection[str] | None = None) -> str:
     if len(blocks) == 1:
         return blocks[0].body
     chosen = _script(pieces, preferred) if names is None else _named(pieces, preferred, names)
+    if names is not None and pieces[chosen[-1]].continues:
+        return blocks[chosen[-1]].body
     order = _completed(pieces, chosen, names is None)
     return blocks[order[0]].body if len(order) == 1 else joined(blocks[i].body for i in order)
 
@@ -135,6 +140,11 @@ class _Piece:
         """Names that it uses, and does not bind anywhere."""
         bound = [name for found in _BOUND.finditer(self.code) for name in _NAME.findall(found[0])]
         return frozenset(_NAME.findall(self.code)) - _KNOWN - {*bound} - self.defines
+
+    @cached_property
+    def continues(self) -> bool:
+        """Whether it is the body of a function that begins elsewhere."""
+        return not self.functions and _BODY.search(self.code) is not None
 
     @cached_property
     def acts(self) -> bool:
