@@ -77,6 +77,8 @@ def test_a_body_that_continues_the_prompt_is_found_beside_its_usage() -> None:
         fenced("n = 3\nprint(cube(n))", "return n ** 3"),
     ]
     assert graded([fenced(body, "print(cube(3))"), *before], tests) == [1.0] * 3
+    head = "def cube(n: int):\n    '''The cube.'''"
+    assert graded([fenced(head, body), fenced(CUBE, "return n * 3")], tests) == [1.0, 1.0]
     tests["prompt"] = f"import math\n\n\n{tests['prompt']}"
     body = "    return int(math.pow(n, 3))"
     assert graded([fenced("import math", body)], tests) == [1.0]

@@ -46,6 +46,7 @@ _ACTS = re.compile(
 """A statement outside of any definition that does something."""
 _BODY = re.compile(r"\A(?:[ \t]*\n)*[ \t]+\S|^return\b", re.MULTILINE)
 """What only the inside of a function has."""
+_GIVES = re.compile(r"\b(?:return|yield|raise|lambda)\b|\w[ \t]*\[|(?<![=!<>])=(?!=)")
 _CALL = re.compile(r"\w[ \t]*\(")
 _READS = re.compile(
     r"\binput[ \t]*\(|\biter\(input\b|\bstdin\b|\bopen[ \t]*\([ \t]*0|\bfileinput\b|\bos\.read\b"
@@ -147,6 +148,11 @@ class _Piece:
         return not self.functions and _BODY.search(self.code) is not None
 
     @cached_property
+    def stub(self) -> bool:
+        """Whether nothing in it gives or does anything: the head of a function, shown again."""
+        return not _GIVES.search(self.code) and not self.acts
+
+    @cached_property
     def acts(self) -> bool:
         """Whether it does something by itself."""
         return _ACTS.search(self.code) is not None
@@ -183,6 +189,9 @@ def _named(pieces: Sequence[_Piece], preferred: Sequence[int], names: Collection
             if own:
                 found.add(own[-1])
                 break
+    later = [i for i in preferred if found and i > max(found) and pieces[i].continues]
+    if later and all(pieces[i].stub for i in found):
+        return later[-1:]
     if found:
         return sorted(found)
     others = [i for i in preferred if not pieces[i].only_calls(names)]
