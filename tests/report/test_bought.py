@@ -301,3 +301,9 @@ def test_the_table_is_seen_in_a_browser_and_fits_a_phone(run: Path) -> None:
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390  # tables scroll by themselves
         browser.close()
+
+
+def test_a_stage_of_control_has_no_tokens_to_count(tmp_path: Path) -> None:
+    info = {"name": "walk", "algorithm": "control", "status": "done", "seconds": 10.0}
+    write(tmp_path / "stages" / "01-walk" / "stage.json", info)
+    assert costs(total(bought(read_run(tmp_path))))["tokens"] == "0"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from gnomon.algorithms.control_settings import CONTROL
 from gnomon.audit.kinds import OPINIONS, Entry, grader
 from gnomon.audit.readings import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.truths import reward_entries
@@ -80,7 +81,8 @@ class Cost:
     Attributes:
         seconds, cpu_seconds: on the clock, and of all cores; None where a stage does not say.
         tokens: of all forward passes; ``trained`` of them had a backward pass. None where a stage
-            did not count its own: it was imported, say, or is of an earlier version.
+            did not count its own: it was imported, say, or is of an earlier version; one of control
+            has none.
         labels: how many, by what they are.
         money: of judges, in euros.
         joules: None where a stage's are not known; ``estimated`` where stated power stands for a
@@ -248,7 +250,7 @@ def _cost(facts: Facts, stages: Sequence[StageView]) -> Cost:
     names = {stage.name for stage in stages}
     asked = [result for result in facts.run.results if result.model in names]
     money = sum(_number(took.get("money")) for info in infos for took in info.judges.values())
-    counted = all(info.compute or info.algorithm in (EVAL, AVERAGE) for info in infos)
+    counted = all(info.compute or info.algorithm in (EVAL, AVERAGE, CONTROL) for info in infos)
     labels = Counter[str]()
     for stage in stages:
         labels.update(dict(_labels(facts, stage)))
