@@ -10,8 +10,8 @@ import pytest
 
 from gnomon.judges.code import CodeReward
 from gnomon.judges.programs import extract_code
-from gnomon.judges.protocol import Sample
-from gnomon.records import Message, Prompt
+from gnomon.judges.protocol import Sample, Score, judged
+from gnomon.records import Group, Message, Prompt, Response
 
 
 def fenced(*bodies: str, language: str = "python") -> str:
@@ -137,3 +137,19 @@ def test_long_pieces_are_read_in_time(line: str, end: str, names: list[str] | No
     began = time.process_time()
     extract_code(fenced((line + end) * (60_000 // len(line)), "print(cube(3))"), names)
     assert time.process_time() - began < 3
+
+
+class Lenient(CodeReward):
+    """A reward of one's own."""
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        return [Score(max(0.5, score.value or 0.0)) for score in super().__call__(samples)]
+
+
+def test_a_reward_that_builds_on_it_is_asked_in_its_own_way() -> None:
+    prompt = Prompt(
+        "p", (Message("user", "Write it."),), meta={"test_list": ["assert cube(3) == 27"]}
+    )
+    said = tuple(Response((Message("assistant", fenced(code)),)) for code in (CUBE, WRONG))
+    (found,) = judged(Lenient(), [Group(prompt, said)])
+    assert [score.value for score in found.scores] == [1.0, 0.5]

@@ -102,6 +102,8 @@ class CodeReward(SampleJudge):
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         """Also says why programs failed, each by its response's number."""
+        if type(self).__call__ is not CodeReward.__call__:  # a heir's, which scores in its own way
+            return super().judge(groups)
         samples = [sample for group in groups for sample in samples_of(group)]
         results = iter(self.sandbox.map([partial(self.result, s) for s in samples]))
         found = []
