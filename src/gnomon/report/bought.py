@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gnomon.algorithms.control_settings import CONTROL
 from gnomon.audit.kinds import OPINIONS, Entry, grader
 from gnomon.audit.readings import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
 from gnomon.report.candidate import before, held_back
 from gnomon.report.changes import is_over_start
-from gnomon.report.compute import AVERAGE, EVAL, energy
+from gnomon.report.compute import AVERAGE, CONTROL, EVAL, energy
 from gnomon.report.facts import Facts, facts_of, lineage
 from gnomon.report.format import better_sign
 from gnomon.report.kinds import policies

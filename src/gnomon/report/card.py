@@ -19,10 +19,10 @@ from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
 from gnomon.report.card_training import compute_section, training_section
-from gnomon.report.compute import AVERAGE, EVAL
+from gnomon.report.compute import AVERAGE, CONTROL, EVAL
 from gnomon.report.facts import Facts, facts_of, models, read_facts, titles
 from gnomon.report.format import flatten
-from gnomon.report.metadata import CONTROL, front_matter, methods
+from gnomon.report.metadata import front_matter, methods
 from gnomon.runs.evals import calibrations_of
 from gnomon.runs.read import read_run
 

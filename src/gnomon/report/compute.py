@@ -28,6 +28,8 @@ from gnomon.runs.records import Compute
 
 GENERAL_PURPOSE, SYSTEMIC_RISK = 1e23, 1e25
 """FLOP of training compute: the guidelines' section 2.1, and Article 51(2)."""
+CONTROL = "control"
+"""The method whose policy is no language model."""
 EVAL, AVERAGE = "eval", "average"
 """The kinds of stage that train nothing: one measures, which the guidelines' annex A.1 leaves out,
 and one averages weights, which is no work beside theirs."""

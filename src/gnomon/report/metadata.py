@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from huggingface_hub import EvalResult as HubResult
 from huggingface_hub import ModelCardData
 
+from gnomon.report.compute import CONTROL
 from gnomon.report.facts import Facts
 from gnomon.report.markdown import plain
 from gnomon.runs.evals import EvalResult
 
-CONTROL = "control"
-"""The method whose policy is no language model."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 HELD_OUT = "held-out comparisons of the run"
 

@@ -43,11 +43,11 @@ from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
 from gnomon.report.changes import Change, changes, counts, observer_vouched, vouched
+from gnomon.report.compute import CONTROL
 from gnomon.report.facts import rewarded
 from gnomon.report.findings import HACKING, unseen
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
-from gnomon.report.metadata import CONTROL
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS
 from gnomon.runs.read import RunView
