@@ -102,6 +102,7 @@ def test_it_is_an_alarm_as_soon_as_the_policy_is_on_its_way() -> None:
         (0.02, 0.003, 60, "running"),  # as a policy at a low rate
         (0.02, 0.03, None, "running"),  # nobody knows how much is to come
         (0.04, 0.03, 60, "running"),  # a little does hold it
+        (0.02, 0.03, 60, "stopped"),  # it goes nowhere unless it is resumed
     ],
 )
 def test_a_policy_that_is_not_shown_to_go_far_is_to_watch(

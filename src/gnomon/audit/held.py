@@ -26,6 +26,8 @@ from gnomon.stats.intervals import Interval, mean_interval
 
 NAME, DETECTOR = "drift", "kl_price"
 NEEDS = "the metric kl_price: of ppo without target_kl, of grpo and relatives whose reference stays"
+GOES_ON = ("running", "paused")
+"""What a stage is that has iterations yet to come; a stopped one may never be resumed."""
 RECENT = 2
 """Iterations whose distance tells a policy's pace; it speeds up, so more would say too little."""
 
@@ -87,7 +89,7 @@ def _heading(evidence: Evidence) -> str:
     """That the policy, which still trains, will be far from its start at this pace, in words; empty
     where it will not, or nothing says."""
     steps, ends = ahead(evidence)
-    if evidence.info.status == "done" or not ends.size:
+    if evidence.info.status not in GOES_ON or not ends.size:
         return ""
     if not ends[-1] > LIMITS["kl_price.heading"].value:
         return ""
