@@ -282,9 +282,9 @@ def test_who_is_asked_what_next_is_the_same_in_a_store_that_came_from_an_export(
     assert expected == [ids[4], ids[2], ids[3], ids[5], ids[0]]
     run("label", "import", tmp_path / "b.db", tmp_path / name, "--add-labellers")
     with Store.open(tmp_path / "b.db") as store:
-        assert store.queue.wishes()[ids[4]].overlap == 2
+        assert store.queue.told()[ids[4]].overlap == 2
         store.queue.set_priority({ids[4]: 0.0})
         import_file(store, tmp_path / name)  # read again, it changes nothing of what is there
-        assert store.queue.wishes()[ids[4]].priority == 0
+        assert store.queue.told()[ids[4]].priority == 0
         store.queue.set_priority({ids[4]: 2.0})
         assert order(store) == expected

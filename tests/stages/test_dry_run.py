@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -347,3 +348,9 @@ def test_every_shipped_recipe_passes_its_dry_run(
     assert [plan.stage.name for plan in plans] == [stage.name for stage in raw.stages]
     for plan in plans:
         assert plan.rows is None or plan.rows > 0 or not plan.stage.reads_data
+
+
+def test_a_run_needs_no_database() -> None:
+    """Engines of their own environments run recipes, too, and have no sqlalchemy."""
+    program = "import sys, gnomon.stages.run; sys.exit('sqlalchemy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

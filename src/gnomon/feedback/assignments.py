@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from gnomon.errors import DataError
 from gnomon.feedback import schema as t
 from gnomon.feedback.database import Database
-from gnomon.feedback.records import Label
+from gnomon.feedback.records import Label, Queued
 from gnomon.feedback.rows import now
 
 OPEN, DONE, EXPIRED, RELEASED = "open", "done", "expired", "released"
@@ -65,19 +65,6 @@ class Progress:
     labels: int
     open: int
     mine: int = 0
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the queue was told of an item.
-
-    Attributes:
-        priority: the higher, the sooner it is asked about; 0 where nobody said.
-        overlap: how many labellers it needs; None is as many as the campaign's.
-    """
-
-    priority: float = 0.0
-    overlap: int | None = None
 
 
 class Queue:
@@ -212,7 +199,7 @@ class Queue:
         """Ask for more (or fewer) labellers for some items; None is as many as the campaign's."""
         self._set([{"key": k, "overlap": v} for k, v in overlaps.items()], "overlap")
 
-    def wishes(self, campaign: str | None = None) -> dict[str, Wish]:
+    def told(self, campaign: str | None = None) -> dict[str, Queued]:
         """By item, what :meth:`set_priority` and :meth:`set_overlap` were told, where it is not
         what holds of all."""
         q = t.queue.c
@@ -222,7 +209,7 @@ class Queue:
             found = found.where(q.campaign == campaign)
         with self.db.read() as connection:
             rows = connection.execute(found.order_by(q.item))
-            return {row.item: Wish(0.0 - row.urgency, row.overlap) for row in rows}
+            return {row.item: Queued(0.0 - row.urgency, row.overlap) for row in rows}
 
     def _set(self, rows: Sequence[dict[str, Any]], column: str) -> None:
         same = t.queue.c.item == sa.bindparam("key")

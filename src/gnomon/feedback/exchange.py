@@ -23,12 +23,11 @@ from gnomon.data.readers import read_groups
 from gnomon.data.rows import JSONL, MAX_GB, PARQUET, iter_rows
 from gnomon.data.values import RawRow, RowError, Skipped
 from gnomon.errors import ConfigError, DataError
-from gnomon.feedback.assignments import Wish
 from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline
 from gnomon.feedback.groups import NAMELESS, Judged, judged_items, numbered
 from gnomon.feedback.people import LabellerInfo
 from gnomon.feedback.queue_files import is_queue_file, queue_judged
-from gnomon.feedback.records import Item, Label, LabellerKind, votes
+from gnomon.feedback.records import Item, Label, LabellerKind, Queued, votes
 from gnomon.feedback.rows import (
     check_name,
     item_row,
@@ -119,10 +118,10 @@ def import_file(
     _check_names(store, str(file), counts, add_labellers)
     adding = kind if add_labellers else None
     items, labels, done = Added(), Added(), 0
-    wishes = {one.item.id: one.wish for one in judged if one.wish is not None}
+    queued = {one.item.id: one.queued for one in judged if one.queued is not None}
     total = len(judged) + sum(counts.values())
     for some, given in _parts(judged):
-        items += store.add_items(some, wishes)
+        items += store.add_items(some, queued)
         labels += store.add_labels(given, add_labellers=adding)
         done += len(some) + len(given)
         if progress is not None:
@@ -138,7 +137,7 @@ def _asked(one: Judged, use: str, file: str) -> Judged:
             contradict each other evenly.
     """
     if use == "items" or not one.labels:
-        return Judged(one.item, wish=one.wish)
+        return Judged(one.item, queued=one.queued)
     wins = [0.0] * len(one.item.responses)
     said = votes(one.labels)
     for vote in said:
@@ -156,7 +155,7 @@ def _asked(one: Judged, use: str, file: str) -> Judged:
             f"{where}: those who judged it contradict each other, so that nothing is known to be "
             "right. Leave it out of the gold questions"
         )
-    return Judged(replace(one.item, gold=ranks), wish=one.wish)
+    return Judged(replace(one.item, gold=ranks), queued=one.queued)
 
 
 def _check_names(store: Store, file: str, counts: Mapping[str, int], add: bool) -> None:
@@ -245,10 +244,10 @@ def _body(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def _judged(body: Mapping[str, Any]) -> Judged:
     item = read_item(body, body["responses"], body["gold"])
     places = tuple(label.get("place") for label in body["labels"])
-    wish = Wish(**body["queue"]) if "queue" in body else None
-    if wish is not None and math.isnan(wish.priority):
-        raise ValueError(f"a priority of {wish.priority}")
-    return Judged(item, tuple(read_label(label) for label in body["labels"]), places, wish)
+    queued = Queued(**body["queue"]) if "queue" in body else None
+    if queued is not None and math.isnan(queued.priority):
+        raise ValueError(f"a priority of {queued.priority}")
+    return Judged(item, tuple(read_label(label) for label in body["labels"]), places, queued)
 
 
 def _parts(judged: Sequence[Judged]) -> Iterator[tuple[list[Item], list[Label]]]:
@@ -298,9 +297,9 @@ def own_rows(store: Store, campaign: str | None = None) -> Iterator[dict[str, An
         if campaign is None or person.name in used:
             yield _own_row("labeller", asdict(person))
     yield from (_own_row("expense", asdict(expense)) for expense in store.expenses(campaign))
-    wishes = store.queue.wishes(campaign)
+    told = store.queue.told(campaign)
     for i in items:
-        yield _own_row("item", _item_body(i, by_item.get(i.id, ()), wishes.get(i.id)))
+        yield _own_row("item", _item_body(i, by_item.get(i.id, ()), told.get(i.id)))
 
 
 def _own_row(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,7 +308,7 @@ def _own_row(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _item_body(
-    item: Item, labels: Iterable[tuple[int, Label]], wish: Wish | None
+    item: Item, labels: Iterable[tuple[int, Label]], queued: Queued | None
 ) -> dict[str, Any]:
     """An item with its labels, each with its place among all that were given, and with what the
     queue was told of it."""
@@ -323,7 +322,7 @@ def _item_body(
         "responses": [{"messages": m, "more": k} for m, k in zip(said, links, strict=True)],
         "gold": None if item.gold is None else list(item.gold),
         "labels": [{**label_row(label), "place": place} for place, label in labels],
-        **({} if wish is None else {"queue": asdict(wish)}),
+        **({} if queued is None else {"queue": asdict(queued)}),
     }
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from gnomon.data.fields import LABELLER
 from gnomon.data.formats import judgements
 from gnomon.feedback.adjudication import decisions, of_labellers, settled
-from gnomon.feedback.assignments import Wish
 from gnomon.feedback.consensus import (
     Consensus,
     Method,
@@ -25,7 +24,7 @@ from gnomon.feedback.consensus import (
     majority,
 )
 from gnomon.feedback.identity import canonical_order, digest, make_item
-from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label, Vote, standing, votes
+from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label, Queued, Vote, standing, votes
 from gnomon.records import (
     Comparison,
     Cost,
@@ -43,12 +42,12 @@ NAMELESS = ""
 @dataclass(frozen=True)
 class Judged:
     """An item and what was said of it; ``places`` are those of the labels among all of a store's,
-    and ``wish`` is what its queue was told, as far as its export says."""
+    and ``queued`` is what its queue was told, as far as its export says."""
 
     item: Item
     labels: tuple[Label, ...] = ()
     places: tuple[int | None, ...] = ()
-    wish: Wish | None = None
+    queued: Queued | None = None
 
 
 # -- from groups ----------------------------------------------------------------------------------

@@ -137,3 +137,16 @@ def _ranks(label: Label) -> Sequence[float]:
         "approval": label.approvals,
     }.get(label.kind, ())
     return [-float(value) for value in given if value is not None] if None not in given else ()
+
+
+@dataclass(frozen=True)
+class Queued:
+    """When an item is asked about, and how often, as the queue was told.
+
+    Attributes:
+        priority: the higher, the sooner it is asked about; 0 where nobody said.
+        overlap: how many labellers it needs; None is as many as the campaign's.
+    """
+
+    priority: float = 0.0
+    overlap: int | None = None

@@ -25,12 +25,12 @@ from sqlalchemy.engine import Connection
 
 from gnomon.errors import DataError
 from gnomon.feedback import schema as t
-from gnomon.feedback.assignments import Queue, Wish
+from gnomon.feedback.assignments import Queue
 from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline, campaign_row
 from gnomon.feedback.columns import ColumnBuilder, VoteColumns
 from gnomon.feedback.database import Database
 from gnomon.feedback.people import People
-from gnomon.feedback.records import Item, Label, LabellerKind, Vote
+from gnomon.feedback.records import Item, Label, LabellerKind, Queued, Vote
 from gnomon.feedback.rows import check_name, now, read_label
 from gnomon.feedback.stored_items import add_items, select_items, set_gold, whole_items
 from gnomon.feedback.stored_labels import add_labels, compared, known_labels, within
@@ -158,11 +158,11 @@ class Store:
 
     # -- items ------------------------------------------------------------------------------------
 
-    def add_items(self, items: Iterable[Item], wishes: Mapping[str, Wish] | None = None) -> Added:
+    def add_items(self, items: Iterable[Item], told: Mapping[str, Queued] | None = None) -> Added:
         """Add items; a campaign that is missing is made. Those that are there stay as they are.
 
         Args:
-            wishes: by id, how soon new items come and how many labellers they need.
+            told: by id, how soon new items come and how many labellers they need.
 
         Raises:
             DataError: an id that another item has; meta that is not JSON. Items of earlier chunks
@@ -171,7 +171,7 @@ class Store:
         total = Added()
         for chunk in chunks(items):
             with self.db.write() as connection:
-                total += add_items(connection, {item.id: item for item in chunk}, wishes or {})
+                total += add_items(connection, {item.id: item for item in chunk}, told or {})
         return total
 
     def items(self, campaign: str | None = None) -> Iterator[Item]:

@@ -11,10 +11,9 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from gnomon.errors import DataError
 from gnomon.feedback import schema as t
-from gnomon.feedback.assignments import Wish
 from gnomon.feedback.campaigns import Added, Campaign, campaign_row
 from gnomon.feedback.identity import prompt_id, response_id
-from gnomon.feedback.records import Item
+from gnomon.feedback.records import Item, Queued
 from gnomon.feedback.rows import (
     check_id,
     check_name,
@@ -28,7 +27,7 @@ from gnomon.feedback.rows import (
 
 
 def add_items(
-    connection: Connection, items: Mapping[str, Item], wishes: Mapping[str, Wish]
+    connection: Connection, items: Mapping[str, Item], told: Mapping[str, Queued]
 ) -> Added:
     """Add items by their ids; see ``Store.add_items``."""
     for item in items.values():
@@ -46,7 +45,7 @@ def add_items(
         ):
             raise DataError(f"item {key} is in the store with another content; give a new id")
     if fresh:
-        _insert(connection, fresh, wishes)
+        _insert(connection, fresh, told)
     gold = [(item.id, item.gold) for item in items.values() if item.gold is not None]
     set_gold(connection, gold, "")
     return Added(len(fresh), len(known))
@@ -63,7 +62,7 @@ def _known(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[str, s
     return known
 
 
-def _insert(connection: Connection, items: Sequence[Item], wishes: Mapping[str, Wish]) -> None:
+def _insert(connection: Connection, items: Sequence[Item], told: Mapping[str, Queued]) -> None:
     for name in sorted({item.campaign for item in items}):
         check_name(name, "campaign", empty=True)
         _ensure(connection, t.campaigns, [campaign_row(Campaign(name))])
@@ -72,12 +71,12 @@ def _insert(connection: Connection, items: Sequence[Item], wishes: Mapping[str, 
     _ensure(connection, t.responses, [r for item in items for r in response_rows(item)])
     connection.execute(t.items.insert(), [item_row(item) for item in items])
     connection.execute(t.item_responses.insert(), [r for i in items for r in link_rows(i)])
-    connection.execute(t.queue.insert(), [_waiting(i, wishes.get(i.id, Wish())) for i in items])
+    connection.execute(t.queue.insert(), [_waiting(i, told.get(i.id, Queued())) for i in items])
 
 
-def _waiting(item: Item, wish: Wish) -> dict[str, Any]:
+def _waiting(item: Item, queued: Queued) -> dict[str, Any]:
     """An item's place in the queue."""
-    asked = {"urgency": -wish.priority, "overlap": wish.overlap}
+    asked = {"urgency": -queued.priority, "overlap": queued.overlap}
     return {"item": item.id, "campaign": item.campaign, "gold": False, "taken": 0, **asked}
 
 
