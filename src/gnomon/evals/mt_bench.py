@@ -22,7 +22,7 @@ from gnomon.files import fingerprint
 from gnomon.judges.ai import AIJudge
 from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import SCORES, Question
-from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.protocol import judged
 from gnomon.judges.reading import UNREAD
 from gnomon.records import Group, Message, Prompt, Response, Source
 from gnomon.stats.intervals import Interval, mean_interval
@@ -102,7 +102,6 @@ class MTBench(ItemSuite[TwoTurns]):
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
-        self._judge: Judge | None = None
         self._prompts: dict[str, tuple[str, str]] = {}
 
     def check(self) -> None:
@@ -137,9 +136,6 @@ class MTBench(ItemSuite[TwoTurns]):
         lost = [name for name in (*PLAIN, *REFERENCED) if name not in self._prompts]
         if lost:
             raise DataError(f"{file}: it has no prompt called {', '.join(lost)}")
-
-    def judges(self) -> list[Judge]:
-        return [judge for judge in (self._judge,) if judge is not None]
 
     def facts(self) -> Mapping[str, Any]:
         assert self._judge is not None

@@ -64,7 +64,6 @@ class Pairwise(ItemSuite[E]):
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
-        self._judge: Judge | None = None
         self._against: Subject | None = None
         self._file: Path | None = None
         self._entries: list[E] | None = None
@@ -119,9 +118,6 @@ class Pairwise(ItemSuite[E]):
         if self._against is not None:
             facts["against_sha256"] = self._against.sha256
         return facts
-
-    def judges(self) -> list[Judge]:
-        return [judge for judge in (self._judge,) if judge is not None]
 
     @property
     def judge(self) -> Judge:

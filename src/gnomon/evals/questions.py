@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -45,10 +44,6 @@ class Questions(ItemSuite[Prompt]):
     options_class: ClassVar = QuestionOptions
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "score", "finished", "pass@")
 
-    def __init__(self, options: Any, base: Path) -> None:
-        super().__init__(options, base)
-        self._judge: Judge | None = None
-
     def check(self) -> None:
         super().check()
         if not self.options.data:
@@ -75,9 +70,6 @@ class Questions(ItemSuite[Prompt]):
         """Who grades."""
         assert self._judge is not None
         return self._judge
-
-    def judges(self) -> list[Judge]:
-        return [judge for judge in (self._judge,) if judge is not None]
 
     def facts(self) -> dict[str, Any]:
         return {"judge": described(self.options.judge), "judge_version": self.judge.version}

@@ -20,7 +20,7 @@ from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Stored, Subject, plain
 from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
 from gnomon.evals.verdict_files import prompt_id
-from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.protocol import judged
 from gnomon.records import Group, Prompt, Source
 from gnomon.runs.evals import OPENINGS, Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
@@ -93,7 +93,6 @@ class Refusal(ItemSuite[Request]):
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
-        self._judge: Judge | None = None
         self._file: Path | None = None
         self._answers: Mapping[str, str] = {}
 
@@ -114,9 +113,6 @@ class Refusal(ItemSuite[Request]):
                 "suite refusal needs a file of requests: --data FILE (`prompt`, `goal`, "
                 "`Behavior`, `forbidden_prompt`)"
             )
-
-    def judges(self) -> list[Judge]:
-        return [judge for judge in (self._judge,) if judge is not None]
 
     def facts(self) -> Mapping[str, Any]:
         if self._judge is None:

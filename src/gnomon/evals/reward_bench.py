@@ -18,7 +18,6 @@ from gnomon.evals.pairs import Pair, orders, verdicts
 from gnomon.evals.reward_bench_sections import SECTIONS, mean_of, section_scores
 from gnomon.evals.subject import Model, Subject, plain
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
-from gnomon.judges.protocol import Judge
 from gnomon.recipe.schema import Verdict
 from gnomon.stats.intervals import Interval, weighted_proportion
 
@@ -79,16 +78,12 @@ class RewardBench(ItemSuite[Compared]):
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
-        self._judge: Judge | None = None
         self._reference: Model | None = None
 
     @property
     def name(self) -> str:
         spec = self.options.judge
         return super().name if self.options.name or spec is None else f"{super().name}-{spec.label}"
-
-    def judges(self) -> list[Judge]:
-        return [judge for judge in (self._judge,) if judge is not None]
 
     def check(self) -> None:
         super().check()

@@ -196,6 +196,8 @@ class ItemSuite(Suite, Generic[T]):
 
     chunk: ClassVar[int] = 32
     """Items that are asked together."""
+    _judge: Judge | None = None
+    """Who judges the answers, once it is opened."""
 
     @abstractmethod
     def items(self) -> Sequence[T]:
@@ -223,9 +225,9 @@ class ItemSuite(Suite, Generic[T]):
         answers."""
         return False
 
-    def judges(self) -> Sequence[Judge]:
+    def judges(self) -> list[Judge]:
         """Whom it asks beside the model: what they cost is in its rows."""
-        return []
+        return [] if self._judge is None else [self._judge]
 
     def run(self, subject: Subject, work: Work) -> Measured:
         work.rows.told_again = any(judge.remembers for judge in self.judges())
