@@ -1,4 +1,5 @@
-"""Reordered CPU weights give the same products, only inside the block, never stale."""
+"""Reordered CPU weights of either layout give the same products, only inside the block, never
+stale."""
 
 from __future__ import annotations
 
@@ -20,6 +21,30 @@ class Mixed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.narrow(self.back(self.wide(x)))
+
+
+@pytest.fixture(autouse=True, params=["blocks", "onednn"])
+def layout(request, monkeypatch):
+    """Either layout, whichever this processor would get."""
+    monkeypatch.setattr(linears, "onednn_is_faster", lambda: request.param == "onednn")
+    return request.param
+
+
+def test_onednn_is_for_processors_that_intel_did_not_make(monkeypatch, tmp_path):
+    monkeypatch.undo()  # the fixture's stand-in
+    decide = linears.onednn_is_faster.__wrapped__
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    says = {}
+    for vendor in ("GenuineIntel", "AuthenticAMD"):
+        file = tmp_path / vendor
+        file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        monkeypatch.setattr(linears, "Path", lambda _, file=file: file)
+        says[vendor] = decide()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert says == {"GenuineIntel": False, "AuthenticAMD": True}
+    assert not decide()
+    monkeypatch.setattr(linears, "Path", lambda _: tmp_path / "nowhere")
+    assert not decide()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 32, 130])
