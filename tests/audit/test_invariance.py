@@ -183,6 +183,39 @@ def test_of_a_policy_near_its_start_a_loophole_is_something_to_watch() -> None:
     assert "(1 to watch)" in audit_summary(Audit(findings=[near]), Path("run"))[0]
 
 
+@pytest.mark.parametrize(
+    ("price", "nats", "entry", "wanted"),
+    [
+        (0.1, 5.0, {"model": "rm"}, "unclear"),
+        (0.05, 5.0, {"model": "rm"}, "alarm"),  # little holds it
+        (0.1, 9.0, {"model": "rm"}, "alarm"),  # it has gone all the same: 0.9 nats per token
+        (None, 5.0, {"model": "rm"}, "alarm"),
+        (0.1, 5.0, {"function": "x.py:y"}, "alarm"),  # a loophole of a program pays from the start
+    ],
+)
+def test_a_learned_reward_that_is_blind_is_to_watch_where_its_penalty_holds_the_policy(
+    price: float | None, nats: float, entry: dict[str, str], wanted: str
+) -> None:
+    judge, hacked = LOOPHOLES["a magic phrase"]
+    metrics = went(nats, 10.0) | ({} if price is None else {"kl_price": np.full(20, price)})
+    made = Probes(reward=probed(judge, ordinary(0.5), hacked))
+    evidence = Evidence("run", "grpo", spec={"reward": [entry]}, probes=made, metrics=metrics)
+    found = next(f for f in invariance(evidence) if f.detector == "invariance")
+    assert found.status == wanted, found.text
+    held = "The KL penalty holds the policy, 0.50 nats per token from its start" in found.text
+    assert held == (wanted == "unclear")
+
+
+def test_a_learned_reward_that_pays_for_an_edit_is_an_alarm_though_its_penalty_holds() -> None:
+    judge, hacked = LOOPHOLES["words of the prompt"]
+    metrics = went(5.0, 10.0) | {"kl_price": np.full(20, 0.1)}
+    made = Probes(reward=probed(judge, ordinary(0.5), hacked))
+    spec = {"reward": [{"model": "rm"}]}
+    evidence = Evidence("run", "grpo", spec=spec, probes=made, metrics=metrics)
+    found = next(f for f in invariance(evidence) if f.detector == "invariance")
+    assert found.status == "alarm"
+
+
 def test_a_loophole_that_nobody_uses_is_none() -> None:
     """The same leaky verifier, and a policy that became right: more of the rewards are earned."""
     assert alarms(LeakyReward(), ordinary(0.4), ordinary(0.9)) == set()

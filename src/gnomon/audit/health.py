@@ -12,6 +12,7 @@ from gnomon.audit.change import reward_rose
 from gnomon.audit.cures import ON_POLICY, override, slower, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.hold import kl_price
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Finding
 from gnomon.runs.rows import Column
@@ -243,6 +244,20 @@ def stays_near(evidence: Evidence) -> str:
     token = figure.value if math.isnan(figure.low) else figure.low
     far = token >= LIMITS["near"].value or _end(nats).value >= LIMITS["near.answer"].value
     return "" if far else f"The policy is near its start still, {figure.value:.2f} nats per token"
+
+
+def held_back(evidence: Evidence) -> str:
+    """That the KL penalty holds a policy that optimises a learned reward, which has not gone as far
+    as ``kl`` allows, in words; empty where it does not, or nothing says."""
+    price, figure = kl_price(evidence), kl_per_token(evidence)
+    if price is None or figure is None or not any(e.get("model") for e in evidence.trained):
+        return ""
+    if price < LIMITS["kl_price"].value or figure.low >= LIMITS["kl"].value:
+        return ""
+    return (
+        f"The KL penalty holds the policy, {figure.value:.2f} nats per token from its start: a nat "
+        f"costs it {price:.2g} standard deviations of the reward"
+    )
 
 
 def left_the_start(evidence: Evidence) -> float | None:

@@ -3,7 +3,8 @@ does not see what ruins it, *and* the policy has moved that way.
 
 Each alone is no alarm. A reward with a loophole that nobody has found does no harm yet, and a
 policy that writes longer answers may be right to. Of a policy that is near its start still
-(:func:`gnomon.audit.health.stays_near`) both together are something to watch, and no alarm yet.
+(:func:`gnomon.audit.health.stays_near`) both together are something to watch, and no alarm yet; so
+is a reward that is blind to the prompt, of a policy that its KL penalty holds.
 Figures come from probes.json (:mod:`gnomon.evals.invariance`).
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
-from gnomon.audit.health import stays_near
+from gnomon.audit.health import held_back, stays_near
 from gnomon.audit.kinds import reads_form
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
@@ -221,13 +222,16 @@ def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator
 
     A reward model that learned manners is blind to the prompt too, and its gain may be wanted; so
     it must also not mind what ruins any answer. A verifier that reads form alone is meant to be
-    blind: nothing is said of it unless answers have lost something that tied them to prompts.
+    blind: nothing is said of it unless answers have lost something that tied them to prompts. And a
+    policy that is held where it started may well have learned the manners and no more: what it
+    lives on, another judge has to say.
     """
     early = reward.effect("swap")
     lost = early is not None and early.moved is not None and early.moved.low > MOVED
     form = all(map(reads_form, evidence.trained))
     shrugs = [words for edit, words in RUINS.items() if _kept_gain(reward, edit, gain) >= SHRUGS]
     also = f" Nor does the reward mind {' or '.join(shrugs[:2])}." if shrugs else ""
+    held = held_back(evidence)
     for edit, words in BLIND_EDITS.items():
         effect = reward.effect(edit, LATE)
         if effect is None or effect.change is None:
@@ -241,7 +245,8 @@ def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator
         )
         also = "" if suspect else also  # once
         measure = f"share of the reward's gain that is left with {words[0].lower()}{words[1:]}"
-        found = suspect and bool(shrugs)
+        found = suspect and bool(shrugs) and not held
+        text += f" {held}." if held and suspect and shrugs else ""
         yield _Case(found, measure, kept, BLIND, text, effect, suspect=suspect)
 
 
