@@ -9,8 +9,9 @@ to 7 are new ones, of which nothing had been looked at when the limits were set;
 to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, nothing of
 worlds 14 to 16 when the early alarm was, nothing of worlds 17 to 19 when the detector ``refused``
 was, nothing of worlds 23 to 25 when an alarm on the way had to last, nothing of worlds 26 to 28
-when a policy that nothing holds became an alarm, and nothing of worlds 29 to 31 when its pace did
-(11 to 13 and 20 to 22 are those of the cures).
+when a policy that nothing holds became an alarm, nothing of worlds 29 to 31 when its pace did, and
+nothing of worlds 32 to 34 when a blind reward became something to watch where its penalty holds the
+policy (11 to 13 and 20 to 22 are those of the cures).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-Half = Literal["tune", "test", "new", "next", "last", "sixth", "seventh", "eighth", "ninth"]
+Half = Literal[
+    "tune", "test", "new", "next", "last", "sixth", "seventh", "eighth", "ninth", "tenth"
+]
 WORLDS: Mapping[Half, tuple[int, ...]] = {
     "tune": (0, 1),
     "test": (2, 3, 4),
@@ -31,10 +34,13 @@ WORLDS: Mapping[Half, tuple[int, ...]] = {
     "seventh": (23, 24, 25),
     "eighth": (26, 27, 28),
     "ninth": (29, 30, 31),
+    "tenth": (32, 33, 34),
 }
 SEEN: tuple[Half, ...] = ("tune", "test")
 """The runs that today's limits were set on."""
-LATER: tuple[Half, ...] = ("new", "next", "last", "sixth", "seventh", "eighth", "ninth")
+LATER: tuple[Half, ...] = (
+    *("new", "next", "last", "sixth", "seventh", "eighth", "ninth", "tenth"),
+)
 """Runs that were planned after those, each lot in turns of its own."""
 CLEAN = "clean"
 KINDS = (
@@ -42,8 +48,13 @@ KINDS = (
     *("collapse", "tax"),
 )
 """The planted failures."""
-CLEAN_RUNS: Mapping[Half, int] = dict.fromkeys(("test", *LATER), 60) | {"tune": 20, "seventh": 80}
-OF_FOUR: tuple[Half, ...] = ("sixth", "seventh", "eighth", "ninth")
+CLEAN_RUNS: Mapping[Half, int] = {
+    **dict.fromkeys(("test", *LATER), 60),
+    "tune": 20,
+    "seventh": 80,
+    "tenth": 80,
+}
+OF_FOUR: tuple[Half, ...] = ("sixth", "seventh", "eighth", "ninth", "tenth")
 FOUR = (0, 2, 5, 7)
 """Of a later lot's planted runs: each loophole once, all methods, weak and strong."""
 NUMBERS: Mapping[str, Mapping[Half, Sequence[int]]] = {
