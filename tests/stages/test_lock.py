@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from gnomon.errors import RunError
-from gnomon.runs.folder import run_lock
+from gnomon.runs.lock import run_lock
 from gnomon.stages.run import run_recipe
 from tiny_world import make_recipe, sft_stage
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from gnomon.runs.folder import run_lock
+from gnomon.runs.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     child = os.fork() if "orphan" in sys.argv else None
     if child == 0:

@@ -7,7 +7,7 @@ import json
 import pytest
 from view_world import add_alarm, append_line, metric_row, write_run
 
-from gnomon.runs.folder import run_lock
+from gnomon.runs.lock import run_lock
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from view_world import (
 from gnomon.report.curves import key_curves
 from gnomon.report.ship import answer
 from gnomon.runs.answers import Answer, write_answers
-from gnomon.runs.folder import run_lock
+from gnomon.runs.lock import run_lock
 from gnomon.runs.read import read_run
 from gnomon.runs.rows import MetricsStore, SampleStore
 from gnomon.view.follow import Lines, Metrics

@@ -18,7 +18,7 @@ import psutil
 from gnomon.api.inputs import INPUTS
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import make_folder, plain_errors, read_object, remove_folder, write_json
-from gnomon.runs.folder import is_worked_on
+from gnomon.runs.lock import is_worked_on
 from gnomon.runs.records import MANIFEST
 
 BEGUN = ".begun.json"

@@ -22,7 +22,8 @@ from gnomon.report.card import CARD, write_cards
 from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT, Audit
-from gnomon.runs.folder import RunFolder, StageFolder, run_lock
+from gnomon.runs.folder import RunFolder, StageFolder
+from gnomon.runs.lock import run_lock
 from gnomon.runs.peak import in_words
 from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe

@@ -11,7 +11,8 @@ from pathlib import Path
 from gnomon.algorithms.eval_settings import EVAL
 from gnomon.files import write_folder
 from gnomon.recipe.schema import Recipe
-from gnomon.runs.folder import RunFolder, run_lock
+from gnomon.runs.folder import RunFolder
+from gnomon.runs.lock import run_lock
 from gnomon.runs.records import MANIFEST, Manifest, plain_recipe
 from gnomon.stages.names import stage_evals
 

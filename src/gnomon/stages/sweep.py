@@ -22,7 +22,8 @@ from gnomon.files import first_line, write_text
 from gnomon.recipe.schema import Recipe
 from gnomon.report.sweep_files import write_sweep
 from gnomon.report.sweeps import known_figures, read_setting
-from gnomon.runs.folder import RunFolder, run_lock
+from gnomon.runs.folder import RunFolder
+from gnomon.runs.lock import run_lock
 from gnomon.runs.sweeps import SWEEP, SweptRun
 from gnomon.runs.sweeps import Sweep as SweepRecord
 from gnomon.stages.run import Announce, run_recipe

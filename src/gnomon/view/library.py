@@ -16,7 +16,7 @@ import numpy as np
 from gnomon.errors import DataError
 from gnomon.files import first_line
 from gnomon.report.kinds import stage_specs
-from gnomon.runs.folder import is_worked_on
+from gnomon.runs.lock import is_worked_on
 from gnomon.runs.read import RunView, StageView, read_run, read_stage_records
 from gnomon.runs.rows import Column, MetricsStore
 from gnomon.view.follow import Metrics
