@@ -14,8 +14,9 @@ from gnomon.audit.evidence import Evidence, evidence
 from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison, ComparisonRow
+from gnomon.runs.manifest import MANIFEST, Manifest
 from gnomon.runs.read import read_run
-from gnomon.runs.records import COMPARISON, MANIFEST, STAGE, Manifest, StageInfo
+from gnomon.runs.records import COMPARISON, STAGE, StageInfo
 from gnomon.runs.rows import MetricsStore, SampleStore
 
 PROMPTS, ANSWERS = 32, 4

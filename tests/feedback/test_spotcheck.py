@@ -27,7 +27,8 @@ from gnomon.records import Cost
 from gnomon.report.findings import audit_lines
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT, Audit, Finding
-from gnomon.runs.records import MANIFEST, STAGE, Manifest, StageInfo
+from gnomon.runs.manifest import MANIFEST, Manifest
+from gnomon.runs.records import STAGE, StageInfo
 from gnomon.runs.rows import SampleStore
 from gnomon.runs.spotchecks import PHASES, SpotCheck, SpotPair
 from gnomon.stats.intervals import exact_interval

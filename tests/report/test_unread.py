@@ -12,8 +12,9 @@ from gnomon.report.table import answer_lines
 from gnomon.runs.audit import Audit, Finding
 from gnomon.runs.evals import EvalResult
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.manifest import Manifest
 from gnomon.runs.read import read_run
-from gnomon.runs.records import Manifest, StageInfo, dump_recipe, plain_hash, recipe_hash
+from gnomon.runs.records import StageInfo, dump_recipe, plain_hash, recipe_hash
 from gnomon.stats.intervals import Interval
 
 LENGTHS = {"builtin": "length", "options": {"target": 20, "scale": 4}}

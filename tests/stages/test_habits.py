@@ -11,7 +11,7 @@ import torch
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.report.alarms import commands
-from gnomon.runs import records
+from gnomon.runs.manifest import Manifest, invocation, resume_command
 from gnomon.runs.read import RunView
 from gnomon.stages import run as pipeline
 from gnomon.stages.plan import make_plan
@@ -136,16 +136,16 @@ def test_commands_that_are_shown_can_be_pasted(
     called = ["/usr/bin/gnomon", "run", "my recipes/a.yaml", "name=my run", "--resume"]
     monkeypatch.setattr("sys.argv", called[:-1])
     plain = "gnomon run 'my recipes/a.yaml' 'name=my run'"
-    assert records.resume_command() == f"{plain} --resume"
-    noted = records.invocation()
+    assert resume_command() == f"{plain} --resume"
+    noted = invocation()
     assert noted == {"command": plain, "cwd": str(tmp_path)}
     monkeypatch.setattr("sys.argv", called)
-    assert records.resume_command() == f"{plain} --resume"
-    view = RunView(tmp_path / "runs" / "x", "x", manifest=records.Manifest(**records.invocation()))
+    assert resume_command() == f"{plain} --resume"
+    view = RunView(tmp_path / "runs" / "x", "x", manifest=Manifest(**invocation()))
     assert commands(view) == [f"cd {tmp_path}", f"{plain} name=x-again"]
     bare = RunView(tmp_path / "runs" / "a b", "a b", recipe_text="name: a b")
     recipe = tmp_path.resolve() / "runs" / "a b" / "recipe.yaml"
     assert commands(bare) == [f"gnomon run '{recipe}' 'name=a b-again'"]
     monkeypatch.setattr("sys.argv", ["pytest"])
-    assert records.invocation() == {}
-    assert records.resume_command().endswith(".resume()")
+    assert invocation() == {}
+    assert resume_command().endswith(".resume()")

@@ -11,7 +11,7 @@ import pytest
 import tiny_world as tw
 from gnomon.errors import ConfigError
 from gnomon.recipe.load import apply_override, parse_recipe
-from gnomon.runs import records
+from gnomon.runs import manifest
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
@@ -86,7 +86,7 @@ def test_a_stage_whose_name_has_dots_is_overridden_by_it() -> None:
 def test_what_was_called_as_a_module_is_resumed_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/env/lib/gnomon/__main__.py", "run", "a.yaml"])
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert records.resume_command() == "python -m gnomon run a.yaml --resume"
+    assert manifest.resume_command() == "python -m gnomon run a.yaml --resume"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     wanted = "torchrun --nproc-per-node 4 -m gnomon run a.yaml --resume"
-    assert records.resume_command() == wanted
+    assert manifest.resume_command() == wanted

@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.audit import AUDIT, GATES, Audit, Exhibit, Finding, GateResult, Gates
-from gnomon.runs.records import STAGE, Manifest, StageInfo
+from gnomon.runs.manifest import Manifest
+from gnomon.runs.records import STAGE, StageInfo
 from gnomon.runs.rows import MetricsStore, SampleStore
 from gnomon.stats.intervals import Interval
 from gnomon.view.app import make_app

@@ -19,7 +19,7 @@ from gnomon.api.inputs import INPUTS
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import make_folder, plain_errors, read_object, remove_folder, write_json
 from gnomon.runs.lock import is_worked_on
-from gnomon.runs.records import MANIFEST
+from gnomon.runs.manifest import MANIFEST
 
 BEGUN = ".begun.json"
 """In a folder in which no run has begun yet: the process that is about to begin one."""

@@ -24,9 +24,10 @@ from gnomon.report.html import write_report
 from gnomon.report.ship import Answer, answer, standing
 from gnomon.runs.audit import Finding
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.manifest import MANIFEST, Manifest
 from gnomon.runs.peak import kept_stage, peak_of
 from gnomon.runs.read import RunView, StageView, read_run, read_stage, read_stage_records
-from gnomon.runs.records import MANIFEST, Manifest, read_recipe
+from gnomon.runs.records import read_recipe
 from gnomon.runs.rows import MetricsStore, RowStore, SampleStore
 
 if TYPE_CHECKING:

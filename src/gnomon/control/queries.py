@@ -21,7 +21,7 @@ from gnomon.feedback.records import Item, Label
 from gnomon.feedback.store import Campaign, Store
 from gnomon.feedback.verdicts import lacking, verdicts
 from gnomon.records import Cost, Message, Prompt, Response
-from gnomon.runs.records import resume_command
+from gnomon.runs.manifest import resume_command
 
 SIMULATED = "simulated"
 Pair = tuple[int, int]

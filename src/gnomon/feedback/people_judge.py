@@ -29,7 +29,8 @@ from gnomon.judges.protocol import SKIPPED, Judge
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.spec import Spec
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt, Response, Score
-from gnomon.runs.records import Record, resume_command
+from gnomon.runs.manifest import resume_command
+from gnomon.runs.records import Record
 
 if TYPE_CHECKING:
     from gnomon.feedback.store import Store

@@ -14,14 +14,13 @@ from gnomon.files import clean_tree, damage, fingerprints, first_line, make_fold
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.audit import GATES, Gates
+from gnomon.runs.manifest import MANIFEST, Manifest
 from gnomon.runs.records import (
     COMPARISON,
     DATA,
     EVALS,
-    MANIFEST,
     STAGE,
     DataFiles,
-    Manifest,
     StageInfo,
     dump_recipe,
     plain_recipe,

@@ -38,7 +38,8 @@ from gnomon.runs.foreign import (
     sample_rows,
 )
 from gnomon.runs.foreign_columns import fit_columns
-from gnomon.runs.records import MANIFEST, STAGE, Manifest, Skipped, StageInfo, now
+from gnomon.runs.manifest import MANIFEST, Manifest
+from gnomon.runs.records import STAGE, Skipped, StageInfo, now
 from gnomon.runs.rows import COLUMNS, MetricsStore, RowStore, SampleStore
 
 SHOWN = 5

@@ -35,15 +35,14 @@ from gnomon.runs.labels import (
     Constitutions,
     LabelCosts,
 )
+from gnomon.runs.manifest import MANIFEST, Manifest
 from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.records import (
     COMPARISON,
     EVALS,
-    MANIFEST,
     STAGE,
     Evals,
     JsonFile,
-    Manifest,
     StageInfo,
     plain_hash,
     read_recipe,

@@ -38,8 +38,9 @@ from gnomon.runs.evals import (
     unread_evals,
 )
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.manifest import resume_command
 from gnomon.runs.read import StageView, read_stage
-from gnomon.runs.records import COMPARISON, resume_command
+from gnomon.runs.records import COMPARISON
 from gnomon.stages.names import (
     gated_policy,
     held_back,

@@ -24,8 +24,9 @@ from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT, Audit
 from gnomon.runs.folder import RunFolder, StageFolder
 from gnomon.runs.lock import run_lock
+from gnomon.runs.manifest import MANIFEST, Manifest, resume_command
 from gnomon.runs.peak import in_words
-from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
+from gnomon.runs.records import COMPARISON, StageInfo, now
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.exhausted import explained

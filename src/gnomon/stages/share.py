@@ -13,7 +13,8 @@ from gnomon.files import write_folder
 from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.lock import run_lock
-from gnomon.runs.records import MANIFEST, Manifest, plain_recipe
+from gnomon.runs.manifest import MANIFEST, Manifest
+from gnomon.runs.records import plain_recipe
 from gnomon.stages.names import stage_evals
 
 _OWN = ("name", "output", "stages", "compare", "gates", "card", "sinks")
