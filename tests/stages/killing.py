@@ -51,13 +51,13 @@ def _arm(stage: str, what: str, number: int) -> None:
     import transformers
 
     from gnomon.runs import checkpoint
-    from gnomon.stages import collect, compare
+    from gnomon.stages import chunks, compare
     from gnomon.training import loop, update
 
     running = {"stage": "", "iteration": 0}
     real_run, real_iteration = loop.Loop.run, loop.Loop._iteration
     real_clip, real_save = update.clip_grads, checkpoint.save_file
-    real_write = collect.write_text
+    real_write = chunks.write_text
 
     def run(self: loop.Loop, resume: bool = False) -> Any:
         running["stage"] = self.folder.name.split("-", 1)[1]
@@ -96,6 +96,6 @@ def _arm(stage: str, what: str, number: int) -> None:
     transformers.PreTrainedTokenizerBase.save_pretrained = tokenizer_saved
     loop.Loop.run, loop.Loop._iteration = run, iteration
     update.clip_grads, checkpoint.save_file = clip, save
-    collect.write_text = write
+    chunks.write_text = write
     if what == "compare":
         compare.Comparison.write = lambda *args: _die()

@@ -34,7 +34,8 @@ from gnomon.recipe.schema import Kind
 from gnomon.records import Cost, Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.runs.records import DATA
-from gnomon.stages.collect import chunks, lines_of, with_prompt
+from gnomon.stages.chunks import chunks, lines_of
+from gnomon.stages.collect import with_prompt
 from gnomon.stages.computed import computed
 from gnomon.stages.critics import CRITIC, CriticMaker
 from gnomon.stages.roles import RoleBuilder
