@@ -19,7 +19,7 @@ from gnomon.models.load import load_causal_lm
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.vllm_host import check_version
+from gnomon.rollout.vllm_installed import check_version
 from gnomon.rollout.weights import LORA as LORA_KEY
 from gnomon.rollout.weights import sent_sums
 from gnomon.runs.folder import RunFolder
@@ -112,7 +112,7 @@ def test_what_cannot_work_is_refused_before_the_run(
     tiny_folder: Path, tmp_path: Path, changes: dict[str, Any], said: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    monkeypatch.setattr("gnomon.rollout.vllm_host.find_spec", lambda name: None)
+    monkeypatch.setattr("gnomon.rollout.vllm_installed.find_spec", lambda name: None)
     recipe = parse_recipe(raw(tiny_folder, tmp_path, **changes))
     with pytest.raises(ConfigError, match=said):
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
@@ -139,13 +139,13 @@ def test_versions_of_vllm() -> None:
 
 
 def test_a_vllm_that_does_not_import_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gnomon.rollout import vllm_host
+    from gnomon.rollout import vllm_installed
 
     spec = importlib.machinery.ModuleSpec("vllm", None)
-    monkeypatch.setattr(vllm_host, "find_spec", lambda name: spec)
+    monkeypatch.setattr(vllm_installed, "find_spec", lambda name: spec)
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)  # makes the import fail
     with pytest.raises(ConfigError, match="does not import here"):
-        vllm_host.import_vllm()
+        vllm_installed.import_vllm()
 
 
 # -- a server -------------------------------------------------------------------------------------

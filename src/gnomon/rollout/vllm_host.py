@@ -6,12 +6,9 @@ vLLM is imported when a host is made, never before.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from gnomon.rollout.protocol import (
 from gnomon.rollout.sampling import StopText, check_params, check_probe, check_request, stream_keys
 from gnomon.rollout.sums import Sums
 from gnomon.rollout.transfer import Receiving, choose, send
+from gnomon.rollout.vllm_installed import TRANSFERS, import_vllm, version_of
 from gnomon.rollout.vllm_worker import ENGINE, QUALNAME, register
 from gnomon.rollout.weights import (
     check_adapter,
@@ -43,9 +41,6 @@ from gnomon.rollout.weights import (
     write_adapter_folder,
 )
 
-OLDEST, TRIED = (0, 11), (0, 32)
-TRANSFERS = (0, 32)
-"""The first vLLM whose transfer of weights is known to have the four phases."""
 OURS = (
     *("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config"),
     *("weight_transfer_config", "enable_sleep_mode", "max_loras"),
@@ -397,52 +392,10 @@ class VLLMHost:
             check_request(request, job.params, about.vocabulary, about.window)
 
 
-def import_vllm() -> Any:
-    """The module vllm.
-
-    Raises:
-        ConfigError: it is missing, broken, or too old.
-    """
-    if find_spec("vllm") is None:
-        raise ConfigError(
-            "engine: vllm needs vLLM in this environment: pip install 'gnomon-rlhf[vllm]'. Or "
-            "start it in an environment of its own (gnomon serve-rollouts MODEL) and give its "
-            "address as rollout.url"
-        )
-    try:
-        import vllm
-    except Exception as error:  # a build for another machine fails in many ways
-        raise ConfigError(f"vLLM is installed but does not import here: {error}") from error
-    check_version(str(getattr(vllm, "__version__", "")))
-    return vllm
-
-
-def version_of(version: str) -> tuple[int, ...]:
-    """Its first two numbers; none where it has none."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    return (int(match.group(1)), int(match.group(2))) if match else ()
-
-
 def check_sleep(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"rollout.options.sleep is {value!r}: use true or false")
     return value
-
-
-def check_version(version: str) -> None:
-    """Refuse a vLLM that is too old, and warn of one that nobody has tried."""
-    found = version_of(version) or None
-    if found is not None and found < OLDEST:
-        raise ConfigError(
-            f"vLLM {version} is too old: gnomon needs {OLDEST[0]}.{OLDEST[1]} or newer"
-        )
-    if found is None or found > TRIED:
-        warnings.warn(
-            f"vLLM {version or 'of unknown version'} has not been tried with gnomon (the newest "
-            f"that was: {TRIED[0]}.{TRIED[1]}). A test sequence is scored after each update, which "
-            "finds more than rounding; smaller differences show in the metric mismatch.",
-            stacklevel=2,
-        )
 
 
 def _sampled(output: Any, version: str) -> RawCompletion:

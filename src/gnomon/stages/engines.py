@@ -144,7 +144,7 @@ def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
     elif spec.engine == "torch":
         _cache(spec)
     if spec.engine == "vllm" and find_spec("vllm") is None:
-        from gnomon.rollout.vllm_host import import_vllm
+        from gnomon.rollout.vllm_installed import import_vllm
 
         import_vllm()
 
