@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gnomon.rollout.packed import KVCache, Prefix
+from gnomon.rollout.cache import KVCache, Prefix
 
 
 class KeptRows:

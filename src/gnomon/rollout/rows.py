@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gnomon.rollout.cache import KVCache, Prefix
 from gnomon.rollout.kept import KeptRows
-from gnomon.rollout.packed import KVCache, Prefix, packed_pass
+from gnomon.rollout.packed import packed_pass
 from gnomon.rollout.sampling import Collector, Draft
 
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass

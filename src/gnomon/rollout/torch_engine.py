@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gnomon.errors import ConfigError
 from gnomon.models.costs import WHOLE_SHARE, whole_rows
 from gnomon.models.packed import attention_implementation
+from gnomon.rollout.cache import KVCache
 from gnomon.rollout.generate_engine import generate_bucketed
 from gnomon.rollout.kept import KeptRows, weights_mark
 from gnomon.rollout.linears import packed_linears
-from gnomon.rollout.packed import IMPLEMENTATION, PROBE, KVCache, sampling_mode, unsupported_reason
+from gnomon.rollout.packed import IMPLEMENTATION, PROBE, sampling_mode, unsupported_reason
 from gnomon.rollout.paged import IMPLEMENTATION as PAGED
 from gnomon.rollout.paged import NO_GPU, Reading, reads_in_place
 from gnomon.rollout.paged_batch import PagedBatch, check_fits
