@@ -28,7 +28,7 @@ from gnomon.models.roles import Role
 from gnomon.plugins import load_own
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Judgement, Message, Prompt
-from gnomon.stages.check import check_labels
+from gnomon.stages.reward_checks import check_labels
 from judging import group_of, score_safely
 
 

@@ -18,8 +18,8 @@ from gnomon.recipe.training import ScheduledEvalSpec
 from gnomon.runs.evals import EvalResult, read_evals
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.rows import MetricsStore
-from gnomon.stages.check import own_code
 from gnomon.stages.names import resolve_start
+from gnomon.stages.own_code import own_code
 from gnomon.stages.run import run_recipe
 from tiny_world import make_recipe, sft_stage, trunk
 

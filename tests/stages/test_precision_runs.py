@@ -17,7 +17,7 @@ from gnomon.errors import ConfigError, MemoryExhaustedError, RunError
 from gnomon.models.instants import instant, is_out_of_memory, wanted_by
 from gnomon.recipe.schema import Recipe
 from gnomon.stages import run as runs
-from gnomon.stages.check import check_machine
+from gnomon.stages.machine_checks import check_machine
 from gnomon.training.loop import Loop
 from tiny_world import make_recipe, sft_stage
 

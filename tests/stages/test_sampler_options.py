@@ -15,8 +15,8 @@ from gnomon.plan.shapes import Shape
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
-from gnomon.stages.check import check_placement
 from gnomon.stages.engines import check_engine
+from gnomon.stages.machine_checks import check_placement
 from gnomon.stages.sampler import gpu_share, share_line, vllm_options
 
 CUDA = torch.device("cuda", 0)
@@ -92,7 +92,7 @@ def test_ray_without_workers_is_refused_and_so_is_a_ray_that_is_not_there(
     stage["rollout"] = {"workers": 2}
     asked = placed_by_ray(parse_recipe({"name": "r", "model": "m", "stages": [stage]}))
     assert asked.ray == RaySpec()
-    monkeypatch.setattr("gnomon.stages.check.find_spec", lambda name: None)
+    monkeypatch.setattr("gnomon.stages.machine_checks.find_spec", lambda name: None)
     monkeypatch.setattr("gnomon.workers.cluster.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'gnomon-rlhf\[ray\]'"):
         check_placement(asked)

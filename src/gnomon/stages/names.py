@@ -261,6 +261,12 @@ def stage_evals(stage: StageSpec) -> list[EvalSpec]:
     return given
 
 
+def every_reward(recipe: Recipe) -> list[RewardSpec]:
+    """Every reward of a recipe, observed and compared ones among them."""
+    found = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
+    return found + (recipe.compare.rewards if recipe.compare is not None else [])
+
+
 def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
     stage = recipe.stages[place]
     if is_own(stage.algorithm):  # its code is imported later, when all else is checked

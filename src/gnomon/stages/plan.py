@@ -27,16 +27,11 @@ from gnomon.plugins import is_own
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.check import (
-    check_compare,
-    check_machine,
-    check_stage,
-    check_tools,
-    own_code,
-    stage_encoder,
-)
+from gnomon.stages.check import check_compare, check_stage, stage_encoder
 from gnomon.stages.clock import SPREAD, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
+from gnomon.stages.machine_checks import check_machine, check_tools
+from gnomon.stages.own_code import own_code
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
 from gnomon.stages.processes import Place
 from gnomon.stages.sampler import gpu_bytes_of, share_line

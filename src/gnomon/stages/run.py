@@ -27,11 +27,12 @@ from gnomon.runs.lock import run_lock
 from gnomon.runs.manifest import MANIFEST, Manifest, resume_command
 from gnomon.runs.peak import in_words
 from gnomon.runs.records import COMPARISON, StageInfo, now
-from gnomon.stages.check import check_machine, check_recipe
+from gnomon.stages.check import check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.exhausted import explained
 from gnomon.stages.gates import GateKeeper
 from gnomon.stages.inputs import check_inputs, refuse_held_back, stage_inputs
+from gnomon.stages.machine_checks import check_machine
 from gnomon.stages.names import policy_stages
 from gnomon.stages.processes import Processes, join
 from gnomon.stages.stage import Stage, memory_info, open_stage, run_stage

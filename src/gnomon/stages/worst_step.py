@@ -35,7 +35,8 @@ from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.rollout.protocol import Completion, Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import now
-from gnomon.stages.check import check_machine, check_stage
+from gnomon.stages.check import check_stage
+from gnomon.stages.machine_checks import check_machine
 from gnomon.stages.names import KINDS, origin_of
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sizing import stage_job
