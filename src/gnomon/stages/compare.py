@@ -148,7 +148,7 @@ def _compared(
         progress.update(done, {})
     names = [judge.name for judge in judges]
     names += [] if environment is None else [environment.name]
-    _add_rewards(rows, judged, reference)
+    _add_rewards(rows, judged, reference.name)
     result = Comparison(
         columns=[*names, f"KL from {reference.name} (nats)", LENGTH_COLUMN, "finished"],
         reference=reference.name,
@@ -157,7 +157,7 @@ def _compared(
         samples=shown,
         tables=[
             *pass_tables(names, judged, reference.name, spec.rollout.samples),
-            *_failures(policies, kept),
+            *_failures([policy.name for policy in policies], kept),
         ],
         judges={name: _without_seconds(took) for name, took in tally.totals().items()},
     )
@@ -200,7 +200,7 @@ def _judges(
 
 
 def _add_rewards(
-    rows: Sequence[ComparisonRow], judged: Mapping[str, list[Values]], reference: Policy
+    rows: Sequence[ComparisonRow], judged: Mapping[str, list[Values]], reference: str
 ) -> None:
     """Complete the rows by the rewards' means, the gains over the reference, and the scores.
 
@@ -208,10 +208,10 @@ def _add_rewards(
     """
     bounds = _bounds(judged)
     for row in rows:
-        scores, theirs = judged[row.model], judged[reference.name]
+        scores, theirs = judged[row.model], judged[reference]
         means = [over_prompts(v, b) for v, b in zip(scores, bounds, strict=True)]
         gains = [gain_over_prompts(*x) for x in zip(scores, theirs, bounds, strict=True)]
-        if row.model == reference.name:  # over itself: 0, and that is certain
+        if row.model == reference:  # over itself: 0, and that is certain
             gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
         row.values = [*means, *row.values]
         row.note(gains=gains, scores=scores)
@@ -411,7 +411,7 @@ def _told(completion: Completion) -> str:
     return text_shown(completion) if error is None else f"(the episode failed: {error})"
 
 
-def _failures(policies: Sequence[Policy], kept: Sequence[Answer]) -> Iterator[Comparison]:
+def _failures(policies: Sequence[str], kept: Sequence[Answer]) -> Iterator[Comparison]:
     """The share of each policy's episodes that failed and are in no other figure, if any did."""
     if not any(answer.error for answer in kept):
         return
@@ -419,10 +419,10 @@ def _failures(policies: Sequence[Policy], kept: Sequence[Answer]) -> Iterator[Co
     for policy in policies:
         own: dict[str, list[float | None]] = {}
         for answer in kept:
-            if answer.model == policy.name:
+            if answer.model == policy:
                 own.setdefault(answer.prompt_id, []).append(float(answer.error is not None))
         share = over_prompts(list(own.values()), (0.0, 1.0))
-        rows.append(ComparisonRow(model=policy.name, values=[share]))
+        rows.append(ComparisonRow(model=policy, values=[share]))
     title = "Episodes that the environment failed (in no other figure)"
     yield Comparison(title=title, columns=["failed (share)"], rows=rows)
 
