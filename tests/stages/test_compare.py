@@ -15,7 +15,7 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.report.html import write_report
 from gnomon.report.table import comparison_table
 from gnomon.runs.comparison import Comparison
-from gnomon.stages.compare import pass_tables
+from gnomon.stages.compare_tables import pass_tables
 from gnomon.stages.run import run_recipe
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import gain_between_runs, over_prompts
