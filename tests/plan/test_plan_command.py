@@ -17,10 +17,11 @@ from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.evals.asking import Ask, Unanswered
 from gnomon.evals.subject import Model
-from gnomon.plan.answers import is_tuned, make
+from gnomon.plan.answers import make
 from gnomon.plan.facts import read_facts
 from gnomon.plan.likelihood import off_policy
 from gnomon.plan.methods import STRANGE
+from gnomon.plan.start_model import is_tuned
 from gnomon.recipe.load import load_recipe
 
 

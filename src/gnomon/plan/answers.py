@@ -3,13 +3,11 @@ much."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,11 @@ from gnomon.plan.methods import Choice, choose
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
 from gnomon.plan.recipe_file import at_endpoint, to_yaml
 from gnomon.plan.serving import Load, Serving, serving
-from gnomon.plan.shapes import Shape, shape_of
+from gnomon.plan.shapes import Shape
 from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, euros, fitted, least_euros, within
 from gnomon.plan.split import Split, split
+from gnomon.plan.start_model import is_tuned, shape_and_folder, tokenizer_of, window_of
 
-_ANSWERS = re.compile(
-    r"(?:^|[-_.])(instruct|it|chat|thinking|sft|dpo|rlhf|rlvr|zephyr|tulu|hermes)(?=$|[-_.\d])",
-    re.IGNORECASE,
-)
 _NAMED = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -266,13 +261,13 @@ def make(
         raise ConfigError(f"--budget {budget:g}: give euros, as in --budget 200")
     if constitution is not None:
         read_constitution(constitution)
-    shape, folder = _model(model)
+    shape, folder = shape_and_folder(model)
     if prices is not None and not at_endpoint(judge):
         raise ConfigError(
             "--price-input and --price-output are of a judge at an endpoint: name its model, as in "
             "--judge gpt-4.1"
         )
-    tokenizer = _tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     known: dict[str, Any] = {"judge": judge is not None, "tuned": is_tuned(model, folder)}
     known["label_price"] = HUMAN.price if label_price is None else label_price
     known["constitution"] = constitution is not None
@@ -291,7 +286,7 @@ def make(
         model=model if folder is None or model in ("tunnel", "smollm2-135m") else str(folder),
         shape=shape,
         tuned=facts.tuned,
-        window=_window(folder),
+        window=window_of(folder),
         judge=judge,
         constitution=constitution,
         held_out=kept,
@@ -355,64 +350,6 @@ def _affordable(plan: Plan, budget: float, shape: Shape) -> Plan:
         f"{stages} on {least.hardware} cost {euros(least_euros(least))} (all of it "
         f"{euros(least.euros)}). Take fewer or shorter rows, a smaller model, or cheaper hardware"
     )
-
-
-# -- the model ------------------------------------------------------------------------------------
-
-
-def _model(model: str) -> tuple[Shape, Path | None]:
-    """Its shape, and its folder where it is on this machine."""
-    if model == "tunnel":
-        folder = Path(str(package_files("gnomon"))) / "tasks" / "tunnel" / "base"
-        return replace(shape_of(str(folder)), name=model), folder
-    path = Path(model).expanduser()
-    shape = shape_of(str(path) if path.exists() else model)
-    if path.is_file():
-        return shape, path.resolve().parent
-    return shape, path.resolve() if path.is_dir() else None
-
-
-def _tokenizer(folder: Path | None) -> Any:
-    """The model's own, where it is on this machine."""
-    files = ("tokenizer.json", "tokenizer_config.json")
-    if folder is None or not any((folder / name).is_file() for name in files):
-        return None
-    from gnomon.models.load import load_tokenizer  # loads transformers
-
-    return load_tokenizer(folder)
-
-
-def is_tuned(model: str, folder: Path | None) -> bool:
-    """Whether a model answers already: its folder has a chat template, or its name says so."""
-    if model == "smollm2-135m":
-        return True
-    if folder is not None:
-        return _has_template(folder)
-    name = model.rpartition("/")[2]
-    base = re.search(r"(?:^|[-_.])(base|pt)$", name, re.IGNORECASE)
-    return bool(_ANSWERS.search(name)) or (name.lower().startswith("qwen3-") and not base)
-
-
-def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    return bool(_json(folder / "tokenizer_config.json").get("chat_template"))
-
-
-def _window(folder: Path | None) -> int | None:
-    config = {} if folder is None else _json(folder / "config.json")
-    text = config.get("text_config", config)
-    length = text.get("max_position_embeddings") if isinstance(text, dict) else None
-    return int(length) if isinstance(length, int) else None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
