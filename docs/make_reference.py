@@ -42,7 +42,7 @@ from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec
 from gnomon.cli.main import app
 from gnomon.plan.methods import ADDITIONS, RULES
 from gnomon.plan.ranges import RANGES
-from gnomon.recipe import card, schema, training
+from gnomon.recipe import card, environment, rollout, schema, training
 from gnomon.recipe.foreign import foreign_keys
 from gnomon.recipe.reference import default_of, type_of
 
@@ -62,9 +62,9 @@ TITLES: dict[type[BaseModel], str] = {
     training.MonitorSpec: "`monitor`",
     training.CallbackSpec: "A callback",
     training.PeakSpec: "`stop_at_peak`",
-    schema.RolloutSpec: "`rollout`",
+    rollout.RolloutSpec: "`rollout`",
     schema.RewardSpec: "A reward",
-    schema.EnvironmentSpec: "`environment`",
+    environment.EnvironmentSpec: "`environment`",
     training.LoraSpec: "`lora`",
     schema.CompareSpec: "`compare`",
     card.CardSpec: "`card`",
@@ -80,9 +80,9 @@ NAMES: dict[type[BaseModel], str] = {
     training.MonitorSpec: "[monitor](#monitor)",
     training.CallbackSpec: "[callback](#a-callback)",
     training.PeakSpec: "[stop_at_peak](#stop_at_peak)",
-    schema.RolloutSpec: "[rollout](#rollout)",
+    rollout.RolloutSpec: "[rollout](#rollout)",
     schema.RewardSpec: "[reward](#a-reward)",
-    schema.EnvironmentSpec: "[environment](#environment)",
+    environment.EnvironmentSpec: "[environment](#environment)",
     training.LoraSpec: "[lora](#lora)",
     schema.CompareSpec: "[compare](#compare)",
     card.CardSpec: "[card](#card)",

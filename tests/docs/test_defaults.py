@@ -13,7 +13,7 @@ from docs_pages import ROOT
 
 from gnomon.algorithms.rates import default_lr
 from gnomon.algorithms.registry import METHODS as BY_NAME
-from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.recipe.training import TrainSpec
 from gnomon.training.optim import OPTIMIZER
 

@@ -19,7 +19,8 @@ from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import judged
 from gnomon.judges.workers import Workplace
 from gnomon.recipe.placement import RaySpec
-from gnomon.recipe.schema import RewardSpec, RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
+from gnomon.recipe.schema import RewardSpec
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.pool import PoolHost
 from gnomon.rollout.protocol import Completion, Engine, Host, Request, SamplingParams

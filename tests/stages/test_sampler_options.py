@@ -14,7 +14,7 @@ from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.placement import RaySpec
-from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.stages.engines import check_engine
 from gnomon.stages.machine_checks import check_placement
 from gnomon.stages.sampler import gpu_share, share_line, vllm_options

@@ -10,7 +10,7 @@ from gnomon.agents.dialogue import Dialogue, format_of
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder
-from gnomon.recipe.schema import EnvironmentSpec
+from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.records import Group
 
 

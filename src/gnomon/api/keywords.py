@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from gnomon.errors import ConfigError
 from gnomon.plugins import nearest
 from gnomon.recipe.foreign import foreign_key
-from gnomon.recipe.schema import DataSpec, Recipe, RolloutSpec, StageSpec
+from gnomon.recipe.rollout import RolloutSpec
+from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.recipe.training import LoraSpec, TrainSpec
 
 SETTINGS, STAGE, DATA, RECIPE = "settings", "stage", "data", "recipe"

@@ -18,7 +18,7 @@ from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Row, Work
 from gnomon.files import fingerprint
-from gnomon.recipe.schema import EnvironmentSpec
+from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.records import Prompt
 from gnomon.stats.prompts import over_prompts
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gnomon.models.load import LoadedModel
     from gnomon.models.roles import Role
     from gnomon.models.save import LoadedReward
-    from gnomon.recipe.schema import EnvironmentSpec
+    from gnomon.recipe.environment import EnvironmentSpec
     from gnomon.rollout.protocol import Engine
     from gnomon.rollout.torch_engine import TorchEngine
 

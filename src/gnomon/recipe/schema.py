@@ -18,8 +18,10 @@ from pydantic import (
 )
 
 from gnomon.recipe.card import CardSpec
+from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.recipe.gates import Conditions, OnFail
 from gnomon.recipe.placement import RaySpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.recipe.spec import Spec, listed_by
 from gnomon.recipe.training import CallbackSpec, LoraSpec, TrainSpec
 
@@ -87,52 +89,6 @@ class DataSpec(Spec):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="keyword arguments of a built-in source, or of feedback:FILE",
-    )
-
-
-class RolloutSpec(Spec):
-    """How the policy is sampled."""
-
-    samples: int = Field(1, ge=1, description="responses per prompt")
-    max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    final_temperature: float | None = Field(
-        None, gt=0, description="anneal linearly to this by the last iteration"
-    )
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    min_p: float = Field(0.0, ge=0, lt=1)
-    stop: list[str] = Field(default_factory=list)
-    max_rows: int = Field(256, ge=1, description="responses generated at the same time")
-    engine: Literal["torch", "vllm"] = Field(
-        "torch", description="what samples: torch shares the trainer's weights; see engines.md"
-    )
-    url: str | list[str] | None = Field(
-        None, description="of a server started with gnomon serve-rollouts, or of several"
-    )
-    workers: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="rollout servers to start for the stage: processes on this machine, or placed "
-        "by Ray; see [workers.md](workers.md)",
-    )
-    share: int | None = Field(
-        None,
-        ge=1,
-        description="with several servers: most responses that one is asked for at a time; null: "
-        "an eighth of them, at most 256",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict,
-        description="of engine vllm (as for vllm.LLM), of engine torch (cache_gib, kept_gib, "
-        "cuda_graphs), of workers of engine torch (device, max_lora_rank), or with url: transfer, "
-        "retries and timeout",
-    )
-    max_staleness: int = Field(
-        0,
-        ge=0,
-        description="iterations by which sampling may run ahead of training; 0: in turns",
     )
 
 
@@ -213,36 +169,6 @@ class RewardSpec(Spec):
     def label(self) -> str:
         raw = self.name or self.builtin or self.model or (self.function or "").split(":")[-1]
         return re.sub(r"[^A-Za-z0-9_]+", "_", raw).strip("_")
-
-
-class EnvironmentSpec(Spec):
-    """A task of several turns that the policy works on, instead of a ``reward`` or with one.
-
-    ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``openenv``, ``verifiers``,
-    ``package.module:name`` or ``path/to/file.py:name``; see [agents.md](agents.md).
-    """
-
-    name: str = Field(description="which environment; a bare string is this")
-    options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
-    max_turns: int = Field(8, ge=1, description="turns of the policy in an episode")
-    max_episode_tokens: int = Field(
-        512, ge=1, description="tokens of an episode after its opening, tool output included"
-    )
-    calls: Literal["auto", "hermes", "llama", "python"] = Field(
-        "auto", description="how tool calls are written; auto follows the chat template"
-    )
-    show_tools: bool = Field(True, description="list the tools in the system turn")
-    observation_role: Literal["tool", "user"] = Field(
-        "tool", description="the role that tool output is written in"
-    )
-    step_timeout_s: float | None = Field(
-        60.0, gt=0, description="seconds a step may take; null runs steps without a limit"
-    )
-    workers: int = Field(1, ge=1, description="environments stepped at the same time, in threads")
-
-    @property
-    def label(self) -> str:
-        return re.sub(r"[^A-Za-z0-9_]+", "_", self.name.split(":")[-1]).strip("_")
 
 
 def _by_name(value: Any) -> Any:

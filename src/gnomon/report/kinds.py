@@ -13,7 +13,8 @@ from typing import Any
 from gnomon.audit.kinds import Entry, Kind, entry_kind, trained_on
 from gnomon.audit.same_labels import same_labels
 from gnomon.audit.truths import label, reward_entries
-from gnomon.recipe.schema import TRUTHS, EnvironmentSpec
+from gnomon.recipe.environment import EnvironmentSpec
+from gnomon.recipe.schema import TRUTHS
 from gnomon.runs.read import RunView, StageView
 
 WORDS: dict[Kind, str] = {

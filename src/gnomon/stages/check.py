@@ -19,7 +19,8 @@ from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.judges.build import ASK_PEOPLE
 from gnomon.models.load import fetch, read_model, weight_files
 from gnomon.plan.ranges import check_declared
-from gnomon.recipe.schema import DataSpec, EnvironmentSpec, Recipe, RewardSpec
+from gnomon.recipe.environment import EnvironmentSpec
+from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.machine_checks import check_tools

@@ -20,7 +20,7 @@ from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.placement import RaySpec
-from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.pool import PoolHost
 from gnomon.rollout.protocol import Engine, Host

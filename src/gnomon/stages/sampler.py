@@ -10,7 +10,7 @@ import torch
 from gnomon.errors import ConfigError
 from gnomon.plan.fit import HEADROOM, vllm_share
 from gnomon.plan.job import Job
-from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.rollout.transfer import check_kind
 
 LEAST = 0.05

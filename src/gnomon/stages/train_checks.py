@@ -10,7 +10,8 @@ from gnomon.algorithms.offline_settings import TextMixSettings
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.errors import ConfigError
 from gnomon.plugins import did_you_mean
-from gnomon.recipe.schema import RolloutSpec, StageSpec
+from gnomon.recipe.rollout import RolloutSpec
+from gnomon.recipe.schema import StageSpec
 from gnomon.recipe.training import MonitorSpec
 from gnomon.stages.evaluate import check_suites
 from gnomon.stages.saved import check_averages

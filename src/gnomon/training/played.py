@@ -9,7 +9,7 @@ from itertools import accumulate
 from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.algorithms.rollouts import UNJUDGED, EncodedPrompt, Rollout
 from gnomon.judges.protocol import Judge, checked, judged, trainable
-from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.rollout import RolloutSpec
 from gnomon.records import Group, Judgement, Score
 from gnomon.rollout.protocol import (
     Completion,
