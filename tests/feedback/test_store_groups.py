@@ -16,7 +16,8 @@ from store_world import item
 from gnomon.data.readers import read_groups
 from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.exchange import import_file
-from gnomon.feedback.groups import judged_items, learned_groups, numbered
+from gnomon.feedback.groups import learned_groups
+from gnomon.feedback.judged_items import judged_items, numbered
 from gnomon.feedback.records import Item, Label
 from gnomon.feedback.store import Store
 from gnomon.records import Comparison, Group, Message, Prompt, Response

@@ -24,7 +24,7 @@ from gnomon.data.rows import JSONL, MAX_GB, PARQUET, iter_rows
 from gnomon.data.values import RawRow, RowError, Skipped
 from gnomon.errors import ConfigError, DataError
 from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline
-from gnomon.feedback.groups import NAMELESS, Judged, judged_items, numbered
+from gnomon.feedback.judged_items import NAMELESS, Judged, judged_items, numbered
 from gnomon.feedback.people import LabellerInfo
 from gnomon.feedback.queue_files import is_queue_file, queue_judged
 from gnomon.feedback.records import Item, Label, LabellerKind, Queued, votes

@@ -12,8 +12,8 @@ from gnomon.data.fields import LABELLER
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import DataError
-from gnomon.feedback.groups import Judged, judged_items
 from gnomon.feedback.identity import make_item
+from gnomon.feedback.judged_items import Judged, judged_items
 from gnomon.feedback.records import Label
 from gnomon.judges.human import judgements_of
 from gnomon.plugins import nearest
