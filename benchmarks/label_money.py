@@ -24,7 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from gnomon.feedback.consensus import consensus
-from gnomon.feedback.ledger import Tariff, ledger, per_point
+from gnomon.feedback.information import per_point
+from gnomon.feedback.ledger import Tariff, ledger
 from gnomon.feedback.records import Label, votes
 from gnomon.records import Cost
 from gnomon.report import style

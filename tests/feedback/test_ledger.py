@@ -15,16 +15,15 @@ from gnomon.cli.label_cost import cost
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError
 from gnomon.feedback.adjudication import ADJUDICATION
-from gnomon.feedback.ledger import (
-    Tariff,
+from gnomon.feedback.information import (
     bits,
     information,
-    ledger,
     miller_madow,
     others_truth,
     per_bit,
     per_point,
 )
+from gnomon.feedback.ledger import Tariff, ledger
 from gnomon.feedback.records import Item, Label, Vote
 from gnomon.feedback.store import Expense, Store
 from gnomon.records import Cost, Message, Prompt, Response
