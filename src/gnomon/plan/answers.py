@@ -274,12 +274,7 @@ def make(
     facts, found = read_facts(paths, held_out, tokenizer, **known)
     kept = read_facts([held_out], tokenizer=tokenizer)[1][0] if held_out is not None else None
     if likelihood:
-        from gnomon.plan.likelihood import off_policy
-
-        template = None if facts.tuned else "chatml"
-        new = min(256, max(16, facts.response_tokens))
-        gap = off_policy(model, found, template=template, new_tokens=new, watch=watch)
-        facts = replace(facts, off_policy=gap)
+        facts = _with_likelihood(facts, found, model, watch)
     choice = choose(facts)
     asked = Asked(
         name=_NAMED.sub("-", out.stem).strip("-.") or "planned",
@@ -298,15 +293,29 @@ def make(
         return make_recipe(stages, facts, found, asked, way)
 
     fit = _on(partial(write, choice.stages), facts, shape, hardware)
-    other = None
-    if choice.runner_up:
-        try:
-            other = fitted(partial(write, choice.runner_up), facts, shape, fit.hardware)
-        except ConfigError:  # too large, or the data does not do for it
-            other = None
+    second = choice.runner_up
+    other = _runner_up(partial(write, second), facts, shape, fit) if second else None
     files, named = tuple(found), hardware is not None
     plan = Plan(model, facts, files, choice, fit, other, named, budget, "", asked.folder)
     return plan if budget is None else _affordable(plan, budget, shape)
+
+
+def _with_likelihood(facts: Facts, found: Sequence[DataFile], model: str, watch: Any) -> Facts:
+    """The facts with how far the data's answers are from what the model writes itself."""
+    from gnomon.plan.likelihood import off_policy
+
+    template = None if facts.tuned else "chatml"
+    new = min(256, max(16, facts.response_tokens))
+    gap = off_policy(model, found, template=template, new_tokens=new, watch=watch)
+    return replace(facts, off_policy=gap)
+
+
+def _runner_up(write: Any, facts: Facts, shape: Shape, fit: Fit) -> Fit | None:
+    """The other way on the same hardware; None where it does not go there."""
+    try:
+        return fitted(write, facts, shape, fit.hardware)
+    except ConfigError:  # too large, or the data does not do for it
+        return None
 
 
 def _on(write: Any, facts: Facts, shape: Shape, hardware: Hardware | None) -> Fit:
