@@ -12,14 +12,12 @@ from gnomon.audit.risen import NAME, risen
 from gnomon.audit.samples import Sample
 from gnomon.runs.audit import Finding
 from gnomon.stats.prompts import over_prompts
-from gnomon.stats.texts import words
+from gnomon.stats.texts import stems, words
 
 COMMON = 0.2
 """A word in the answers to more than this share of the prompts says nothing about one of them."""
 RARE = 0.1
 """A word in more than this share of the prompts is none of those that one of them is about."""
-STEM = 5
-"""Letters of a word that are compared."""
 MOST_OFF = 0.5
 """Where more of the first answers take up no word of their prompt, that says nothing."""
 
@@ -74,7 +72,7 @@ def off_topic(evidence: Evidence) -> list[Finding]:
 
     def off(sample: Sample) -> float | None:
         asked = topics[sample.prompt_id]
-        return float(asked.isdisjoint(_stems(words(sample.response)[:read]))) if asked else None
+        return float(asked.isdisjoint(stems(words(sample.response)[:read]))) if asked else None
 
     begins = over_prompts(list(each(off)(evidence.before).values()), SHARE)
     if not begins.n or begins.value > MOST_OFF:
@@ -92,12 +90,7 @@ def off_topic(evidence: Evidence) -> list[Finding]:
 
 def _topics(samples: Sequence[Sample]) -> dict[str, set[str]]:
     """By prompt, the stems of the words that few other prompts have."""
-    asked = {sample.prompt_id: _stems(words(sample.prompt)) for sample in samples}
-    often = Counter(stem for stems in asked.values() for stem in stems)
+    asked = {sample.prompt_id: stems(words(sample.prompt)) for sample in samples}
+    often = Counter(stem for own in asked.values() for stem in own)
     most = max(1.0, RARE * len(asked))
-    return {prompt: {s for s in stems if often[s] <= most} for prompt, stems in asked.items()}
-
-
-def _stems(of: Sequence[str]) -> set[str]:
-    """How the longer words begin, which is the same in most of a word's forms."""
-    return {word[:STEM] for word in of if len(word) >= STEM - 1 and word.isalpha()}
+    return {prompt: {s for s in own if often[s] <= most} for prompt, own in asked.items()}

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,9 @@ Words = tuple[str, ...]
 # Scripts written without spaces: each of their characters is a word of its own.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}_])\w|['’](?=\w))+|[^\w\s]|_")
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]").match
+STEM = 5
+"""Letters of a word that are compared."""
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n+")
 
 
@@ -36,6 +39,21 @@ def words(text: str) -> Words:
     (Chinese, Japanese, Thai, Lao, Burmese, Khmer) it is one character.
     """
     return tuple(_WORD.findall(text.lower()))
+
+
+def stems(of: Sequence[str], shortest: int = STEM - 1, *, unspaced: bool = False) -> set[str]:
+    """How the longer words of a text begin, which is the same in most of a word's forms.
+
+    Args:
+        of: the words of a text, in order.
+        shortest: letters of the shortest words that count.
+        unspaced: in scripts without spaces, take each two neighbouring characters too.
+    """
+    found = {word[:STEM] for word in of if len(word) >= shortest and word.isalpha()}
+    if not unspaced:
+        return found
+    single = [word if len(word) == 1 and _IS_UNSPACED(word) else "" for word in of]
+    return found | {a + b for a, b in pairwise(single) if a and b}
 
 
 def ngrams(of: Sequence[str], n: int) -> list[Words]:
