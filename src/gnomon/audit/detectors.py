@@ -69,6 +69,7 @@ DETECTORS: Mapping[str, str] = {
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",
     "reward_model_drift": "gnomon.audit.reward_drift:reward_model_drift",
+    "joins": "gnomon.audit.joins:joins",
     "spotcheck": "gnomon.audit.spotcheck:spotcheck",
 }
 """Import paths by name."""

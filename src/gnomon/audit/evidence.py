@@ -34,6 +34,7 @@ from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult
+from gnomon.runs.joins import Joins
 from gnomon.runs.peak import kept_results, kept_stage
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
@@ -75,6 +76,7 @@ class Evidence:
             trained reward graded.
         results: of the evals of this policy; none of these either.
         calibrations: of the run's judges.
+        joins: whether the answers that it learned from stand beside their own prompts.
         spotcheck: what people said of the best-rewarded samples.
     """
 
@@ -95,6 +97,7 @@ class Evidence:
     changes: Sequence[SuiteChange] = ()
     results: Sequence[EvalResult] = ()
     calibrations: Sequence[Calibration] = ()
+    joins: Joins = field(default_factory=lambda: Joins({}))
     spotcheck: SpotCheck = field(default_factory=SpotCheck)
 
     @property
@@ -281,6 +284,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
             r for r in kept_results(run) if r.model == stage.name and stands_apart(r, optimised)
         ],
         calibrations=run.calibrations,
+        joins=stage.joins,
         spotcheck=next((c for c in run.spotchecks if c.stage == stage.name), SpotCheck()),
     )
     return found, problems + unread

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gnomon.stats.joins import LIMIT as JOIN_LIMIT
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -225,6 +227,11 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "shortcuts": Limit(
         0.5, "standard deviations of the score by which an edit that betters nothing is paid"
+    ),
+    "joins": Limit(
+        JOIN_LIMIT,
+        "in sound data 0 to 2% of the answers that can be judged fit another row's prompt far "
+        "better than their own, and 5% of those in talk about little",
     ),
     "foreign_prompts": Limit(
         0.7,

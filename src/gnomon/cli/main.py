@@ -112,7 +112,8 @@ def inspect_data(
         Path | None, typer.Option(help="Write a PNG of the distributions here.")
     ] = None,
 ) -> None:
-    """Show what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
+    """Show what a data file holds: format, counts, lengths, duplicates, contradictions, leakage,
+    answers that stand beside the wrong prompts.
 
     The options are a recipe's data keys, so that a file is read as the recipe would read it.
     """

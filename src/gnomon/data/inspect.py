@@ -19,10 +19,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.data.formats import judgements, net_wins
+from gnomon.data.formats import judgements
+from gnomon.data.joins import Side, look
+from gnomon.data.parts import part, prompt_text
 from gnomon.data.readers import prompt_key, read_groups
 from gnomon.data.values import Skipped, summarise_skipped
-from gnomon.records import Group, Prompt, Response
+from gnomon.records import Group, Response
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
 _MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
@@ -73,6 +75,7 @@ class Inspection:
         broken_texts: texts with the character that replaces bytes read in a wrong encoding.
         leaked: groups whose prompt is also in the other file; None without another file.
         other: that file's name.
+        joins: of each side, whether its answers stand beside their own prompts.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Inspection:
     broken_texts: int = 0
     leaked: int | None = None
     other: str | None = None
+    joins: tuple[Side, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -108,6 +112,7 @@ class Inspection:
         out = []
         if self.skipped:
             out.append(f"{len(self.skipped)} of {self.rows} rows cannot be used (listed below)")
+        out += [side.warning for side in self.joins if side.warning]
         if self.duplicates:
             out.append(f"{self.duplicates} exact duplicates; remove them or they count twice")
         if self.contradictions:
@@ -153,6 +158,9 @@ class Inspection:
         parts: list[RenderableType] = [Text(self.name, style="bold"), facts, self._length_table()]
         if self.warnings:
             parts += [Text(), *(Text(f"! {w}", style="yellow") for w in self.warnings)]
+        strays = [row for side in self.joins if side.warning for row in side.rows]
+        if strays:
+            parts += [Text(), *(Text(f"  {row}") for row in strays)]
         if self.skipped:
             parts += [Text(), Text(summarise_skipped(self.skipped))]
         return Stack(*parts)
@@ -183,6 +191,7 @@ class Inspection:
                     f"{self.longer:.1%}",
                 )
             )
+        facts += [("own prompts", side.line) for side in self.joins]
         if self.labels:
             good, bad = self.labels.get(True, 0), self.labels.get(False, 0)
             facts.append(("labels", f"{good} good, {bad} bad ({good / (good + bad):.0%} good)"))
@@ -204,9 +213,9 @@ class Inspection:
         table = Table(title=f"length ({self.unit})", title_justify="left")
         for head in ("", "mean", "median", "90%", "99%", "longest"):
             table.add_column(head, justify="left" if not head else "right")
-        for part, lengths in self.lengths.items():
+        for name, lengths in self.lengths.items():
             numbers = [lengths.mean, *(lengths.quantile(q) for q in (0.5, 0.9, 0.99, 1.0))]
-            table.add_row(part, *(f"{n:.0f}" for n in numbers))
+            table.add_row(name, *(f"{n:.0f}" for n in numbers))
         return table
 
     def plot(self, path: str | Path) -> None:
@@ -261,7 +270,7 @@ def inspect(
     groups = result.groups
     measure = _words if tokenizer is None else _tokens(tokenizer)
     keys = [prompt_key(g) for g in groups]
-    prompt_lengths = measure([_prompt_text(g.prompt) for g in groups])
+    prompt_lengths = measure([prompt_text(g.prompt) for g in groups])
     sizes = [len(g.responses) for g in groups]
     flat = iter(measure([r.text for g in groups for r in g.responses]))
     response_lengths = [[next(flat) for _ in range(n)] for n in sizes]
@@ -274,7 +283,7 @@ def inspect(
     seen_elsewhere = {prompt_key(g) for g in against.groups} if against else None
     rows = {g.prompt.source for g in groups if g.prompt.source}
     unseen = {str(k): None for g in groups for k in g.prompt.meta if k not in _OWN_META}
-    texts = [r.text for g in groups for r in g.responses] + [_prompt_text(g.prompt) for g in groups]
+    texts = [r.text for g in groups for r in g.responses] + [prompt_text(g.prompt) for g in groups]
     said = [c for g in groups for c in judgements(g)]
     labels = Counter(
         bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
@@ -306,6 +315,7 @@ def inspect(
         broken_texts=sum("\ufffd" in t for t in texts),
         leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
         other=None if other is None else str(other),
+        joins=tuple(look(groups)),
     )
 
 
@@ -323,27 +333,14 @@ def _tokens(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
     return measure
 
 
-def _prompt_text(prompt: Prompt) -> str:
-    return prompt.text or "\n".join(m.content for m in prompt.messages)
-
-
 def _by_part(
     groups: Sequence[Group], prompts: Sequence[int], responses: Sequence[Sequence[int]]
 ) -> dict[str, Lengths]:
-    parts: dict[str, list[int]] = {"prompt": list(prompts)}
+    found: dict[str, list[int]] = {"prompt": list(prompts)}
     for group, lengths in zip(groups, responses, strict=True):
         for i, (response, length) in enumerate(zip(group.responses, lengths, strict=True)):
-            parts.setdefault(_part(group, response, i), []).append(length)
-    return {part: Lengths(tuple(values)) for part, values in parts.items()}
-
-
-def _part(group: Group, response: Response, index: int) -> str:
-    if "label" in response.meta:
-        return "good" if response.meta["label"] else "bad"
-    net = net_wins(group)
-    if len(net) == 2 and net[0] != net[1]:
-        return "chosen" if net[index] > 0 else "rejected"
-    return "response"
+            found.setdefault(part(group, response, i), []).append(length)
+    return {name: Lengths(tuple(values)) for name, values in found.items()}
 
 
 def _plain(response: Response) -> str:

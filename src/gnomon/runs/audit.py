@@ -18,7 +18,7 @@ ALARMS = (
     *("reward_hacking", "mode_collapse", "length_bias", "sycophancy", "alignment_tax"),
     *("over_refusal", "harmful_compliance", "fragility", "memorised_reward", "foreign_prompts"),
     *("drift", "truncated_answers", "reward_errors", "reward_fall", "sampler_mismatch"),
-    "no_signal",
+    *("no_signal", "misjoined_answers"),
 )
 """What findings of the project's own detectors are called. Gates may ask for these, or for a
 detector by its own name."""

@@ -27,6 +27,7 @@ from gnomon.runs.evals import (
     model_fingerprints,
     outdated,
 )
+from gnomon.runs.joins import JOINS, Joins
 from gnomon.runs.labels import (
     BELIEVED,
     CONSTITUTIONS,
@@ -79,6 +80,7 @@ class StageView:
     probes: Probes = field(default_factory=Probes)
     constitutions: Constitutions = field(default_factory=lambda: Constitutions({}))
     labels: BelievedLabels = field(default_factory=lambda: BelievedLabels({}))
+    joins: Joins = field(default_factory=lambda: Joins({}))
 
     def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
         """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
@@ -217,6 +219,7 @@ def read_stage_records(folder: Path, problems: list[str]) -> StageView:
         probes=_read(Probes, folder / PROBES, problems),
         constitutions=_read(Constitutions, folder / CONSTITUTIONS, problems, kept=str),
         labels=_read(BelievedLabels, folder / BELIEVED, problems, kept=str),
+        joins=_read(Joins, folder / JOINS, problems),
     )
 
 

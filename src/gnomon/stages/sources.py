@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,8 +27,10 @@ from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Kind, Recipe, StageSpec
 from gnomon.records import Group, TokenGroup
+from gnomon.runs.joins import JoinedAnswers, Joins
 from gnomon.runs.labels import Believed, BelievedLabels
 from gnomon.runs.records import DataFiles
+from gnomon.stages.joined import joins_of
 from gnomon.tasks.sources import (
     BUILTIN,
     GENERATED,
@@ -52,6 +54,7 @@ class DataReport:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     labels: dict[str, Believed] = field(default_factory=dict)
+    joins: dict[str, dict[str, JoinedAnswers]] = field(default_factory=dict)
 
     def add(
         self,
@@ -59,6 +62,7 @@ class DataReport:
         groups: Sequence[Group],
         skipped: Sequence[Skipped],
         labels: Believed | None = None,
+        joins: Mapping[str, JoinedAnswers] | None = None,
     ) -> None:
         """Note what one source gave; a source that is used twice is noted twice."""
         sha256 = fingerprint(groups)
@@ -68,6 +72,8 @@ class DataReport:
         self.skipped += skipped
         if labels is not None:
             self.labels[key] = labels
+        if joins:
+            self.joins[key] = dict(joins)
 
     def skipped_info(self) -> dict[str, Any]:
         """For stage.json: the count and the first examples."""
@@ -97,7 +103,11 @@ def read_specs(
     groups: list[Group] = []
     for spec in specs:
         found, skipped, labels = _read_one(spec, base, stage_groups, kind)
-        report.add(spec.path, found, skipped, labels)
+        joins = {} if is_made(spec.path) else joins_of(found)
+        report.add(spec.path, found, skipped, labels, joins)
+        for side in joins.values():
+            if side.told:
+                say(f"warning: {spec.path}: {side.text}", style="yellow")
         for line in () if labels is None else in_words(labels):
             say(f"{spec.path}: {line}")
         groups += [group for group in found if not is_switched_off(group)]
@@ -443,6 +453,11 @@ class StageData:
         if self.report.skipped:
             lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
             write_text(file, "\n".join(lines) + "\n")
+
+    def write_joins(self, file: Path) -> None:
+        """Write whether the answers that were read stand beside their own prompts."""
+        if self.report.joins:
+            Joins(self.report.joins).write(file)
 
     def write_labels(self, file: Path) -> None:
         """Write how far those were believed whose labels were read, where some were."""

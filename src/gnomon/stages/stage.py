@@ -39,6 +39,7 @@ from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder, StageFolder
+from gnomon.runs.joins import JOINS
 from gnomon.runs.labels import BELIEVED
 from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.constitutions import keep_constitutions
@@ -394,6 +395,7 @@ def run_stage(
             if folder.path.is_dir():  # not where someone has removed it
                 stage.data.write_skipped(folder.path / "skipped.txt")
                 stage.data.write_labels(folder.path / BELIEVED)
+                stage.data.write_joins(folder.path / JOINS)
                 folder.write_info(info)
     return info
 
