@@ -216,6 +216,14 @@ def test_an_observer_called_correct_says_what_is_right() -> None:
     assert set(group_metrics(graded)) == {"reward_std_in_group"}
 
 
+def test_an_observer_may_have_been_asked_about_the_first_prompts_alone() -> None:
+    rollouts = [rollout([0.3, 0.7], [1, 5], observed=[1.0, 0.0]), rollout([0.2, 0.9], [3, 4])]
+    assert right_answers(rollouts) == [[True, False], [None, None]]
+    found = group_metrics(rollouts)
+    assert found["pass@1"] == 0.5
+    assert (found["length_correct"], found["length_incorrect"]) == (1, 5)
+
+
 def test_a_failed_reward_is_neither_right_nor_wrong() -> None:
     rollouts = [rollout([1, None, 0], [1, 50, 3]), rollout([None, None, None], [1, 1, 1])]
     found = group_metrics(rollouts)

@@ -239,14 +239,19 @@ def kl_price(beta: float, spread: float) -> dict[str, float]:
 
 
 def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None:
-    """For each response of each group whether it is right (None: it could not be judged).
+    """For each response of each group whether it is right (None: it was not, or could not be,
+    judged).
 
     Taken from the observer ``correct``, else from the reward's part ``correct``, else from the
     reward itself if it gave nothing but 0 and 1. None if none of these is there.
     """
     if any(CORRECT in r.observed for r in rollouts):
-        asked = [r.observed.get(CORRECT, Judgement(CORRECT)) for r in rollouts]
-        values = [[s.value for s in judgement.scores] for judgement in asked]
+        values = [
+            [s.value for s in r.observed[CORRECT].scores]
+            if CORRECT in r.observed
+            else [None] * len(r.completions)
+            for r in rollouts
+        ]
     elif any(CORRECT in s.parts for r in rollouts for s in r.scores):
         values = [[s.parts.get(CORRECT) for s in r.scores] for r in rollouts]
     else:
