@@ -80,6 +80,10 @@ class Adder(ToolEnvironment):
         self.seen.append(action)
         if self.how == "silent":
             return Observation()
+        if self.how == "no parts":
+            return Observation(done=True, parts=None)  # type: ignore[arg-type]
+        if self.how == "no count":
+            return Observation(done=True, tool_errors=None)  # type: ignore[arg-type]
         if self.how == "wrong role":
             return Observation((Message("assistant", "I am the model"),))
         return super().step(action)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +18,15 @@ from agents_zoo import ENDS, Adder, Chatter, Script, encoder, prompt, runner
 
 import tiny_world as tw
 from gnomon.agents import guard
+from gnomon.agents.build import build_environment
 from gnomon.agents.dialogue import Dialogue
+from gnomon.agents.environment import Action, Observation
 from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.agents.guard import StepError, guarded
 from gnomon.data.encode import Encoder
 from gnomon.data.template import ChatTemplate
 from gnomon.errors import ConfigError, RunError
+from gnomon.recipe.schema import EnvironmentSpec
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
@@ -256,6 +261,8 @@ def test_the_model_is_shown_the_tools() -> None:
         ("nan", "the reward is nan"),
         ("none", "the reward is None, not a number"),
         ("silent", "not done, but without a message"),
+        ("no parts", "the parts are a NoneType"),
+        ("no count", "the tool_errors is None, not a number"),
         ("wrong role", "role 'assistant'"),
     ],
 )
@@ -266,6 +273,56 @@ def test_a_failing_environment_is_its_samples_error_alone(how: str, message: str
     assert good.value == 1.0
     assert good.error is None
     assert [env.closed for env in Adder.made[-2:]] == [1, 1]
+
+
+class Teller(Chatter):
+    """Says the same at the opening and after every turn."""
+
+    def __init__(self, text: str, opens: bool = False) -> None:
+        super().__init__()
+        self.text, self.opens = text, opens
+
+    def reset(self, prompt: Prompt, seed: int) -> Any:
+        return [Message("user", self.text)] if self.opens else None
+
+    def step(self, action: Action) -> Observation:
+        return Observation((Message("tool", self.text),))
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_a_tool_says_is_whole_characters(opens: bool) -> None:
+    played = runner(lambda: Teller("caf\u00e9 \ud83d!", opens), max_turns=2)
+    episode = one(played, Script("3"))
+    assert episode.error is None
+    assert episode.transcript[1].content == "caf\u00e9 ?!"
+    assert episode.turns == 2
+
+
+def test_more_than_any_episode_holds_is_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = runner(lambda: Teller("12 and " * 300_000))
+    monkeypatch.setattr(played.dialogue, "continuation", lambda *_: pytest.fail("tokenised"))
+    episode = one(played, Script("3"))
+    assert (episode.error, episode.finish_reason, episode.turns) == (None, "length", 1)
+    told = episode.transcript[1].content
+    assert told.startswith("12 and 12")
+    assert told.endswith("[2050000 characters more]")
+
+
+def test_the_one_that_is_made_to_list_its_tools_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "opened = []\n"
+        "class Mine:\n"
+        "    tools = ()\n"
+        "    def __init__(self): opened.append(self)\n"
+        "    def reset(self, prompt, seed): pass\n"
+        "    def step(self, action): pass\n"
+        "    async def close(self): opened.remove(self)\n"
+        "def left(): return opened\n"
+    )
+    spec = EnvironmentSpec(name="mine.py:Mine")
+    build_environment(spec, encoder(), base=tmp_path, window=200)
+    module = next(m for name, m in sys.modules.items() if name.startswith("gnomon_user_mine_"))
+    assert module.left() == []
 
 
 def test_an_environment_that_cannot_be_made_is_named() -> None:

@@ -123,6 +123,15 @@ def test_python_text_needs_no_quotes() -> None:
         assert parse_calls(written, "python", one).calls[0].arguments == {"text": meant}
 
 
+def test_a_call_counts_however_much_was_thought_before_it() -> None:
+    thoughts = "Let me think it over.\n" * 5_000
+    for how, call in (
+        ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'),
+        ("python", "add(1)"),
+    ):
+        assert call_of(thoughts + call, how) == ToolCall("add", {"a": 1})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("how", FORMATS)
 def test_words_without_a_call_are_an_answer(how: CallFormat) -> None:
     for text in ("", "The answer is 3.", "I would add(1) to it", '{"answer": 3}'):
@@ -150,10 +159,15 @@ def test_words_without_a_call_are_an_answer(how: CallFormat) -> None:
         ("python", "add(1)(2)", "cannot be read"),
         ("python", "sub(1)", "no tool 'sub'"),
         ("python", "add(*[1])", "literal"),
+        ("python", "add(" + "1 + " * 9_000 + "1)", "more than 20000 characters"),
+        ("python", "nested(any={1, 2})", "set"),
+        ("python", "nested(any=b'1')", "bytes"),
+        ("python", "nested(any={(1, 2): 3})", "tuple"),
+        ("hermes", r'<tool_call>{"name": "nested", "arguments": {"any": "\ud83d"}}', "half"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_said(how: CallFormat, text: str, message: str) -> None:
-    parsed = parse_calls(text, how, [SAY, ADD])
+    parsed = parse_calls(text, how, [SAY, ADD, NESTED])
     assert not parsed.calls
     assert message in "; ".join(parsed.errors)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gnomon.agents.dialogue import Dialogue, format_of
 from gnomon.agents.episodes import EpisodeRunner
@@ -12,6 +13,7 @@ from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder
 from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.records import Group
+from gnomon.usercode import settled
 
 
 def build_environment(
@@ -32,7 +34,8 @@ def build_environment(
     calls = format_of(encoder.template) if spec.calls == "auto" else spec.calls
     first = make()
     tools = tuple(first.tools)
-    first.close()
+    close: Callable[[], Any] = first.close
+    settled(close())
     dialogue = Dialogue(
         encoder, role=spec.observation_role, tools=tools, calls=calls, show_tools=spec.show_tools
     )

@@ -32,7 +32,7 @@ from gnomon.records import Message, Prompt
 
 CallFormat = Literal["hermes", "llama", "python"]
 LONGEST = 20_000
-"""Characters of a turn that are searched for calls."""
+"""Characters of a python call that are read."""
 
 MODEL_TEXT = "model-text"
 warnings.filterwarnings("ignore", category=SyntaxWarning, module=MODEL_TEXT)
@@ -63,7 +63,7 @@ def parse_calls(text: str, how: CallFormat, tools: Sequence[Tool]) -> ParsedCall
     if not by_name:
         return ParsedCalls()
     reader = {"hermes": _hermes, "llama": _llama, "python": _python}[how]
-    read, errors = reader(text[:LONGEST], by_name)
+    read, errors = reader(text, by_name)
     calls: list[ToolCall] = []
     for call in read:
         tool = by_name.get(call.name)
@@ -142,6 +142,8 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
         return {}  # reported as unknown
     names, plain = list(tool.parameters.get("properties", {})), tool.text_parameters
     source = f"f({inside})"
+    if len(source) > LONGEST:
+        raise ValueError(f"the call has more than {LONGEST} characters")
     try:
         tree = parsed(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -260,7 +262,8 @@ class Dialogue:
         self._calls = calls
         self._stops = frozenset(encoder.stop_ids)
         added = encoder.tokenizer.added_tokens_decoder.values()
-        self._special = {str(t) for t in added if t.special} - {""}
+        self._special = sorted({str(t) for t in added if t.special} - {""}, key=len, reverse=True)
+        self._widest = max(map(len, encoder.tokenizer.get_vocab()))
         self.continuation(None, [Message("tool", "7")])
 
     def opening(self, prompt: Prompt, messages: Sequence[Message] | None = None) -> Prompt:
@@ -324,6 +327,11 @@ class Dialogue:
         if last in self._stops:
             tail = self._template.ends.after(tail)
         return self._encoder.encode_continuation(text.removesuffix(tail), tail)
+
+    def surely_more(self, messages: Sequence[Message], room: int) -> bool:
+        """Whether the messages are longer than ``room`` tokens, by their characters alone: what a
+        tool writes may have any size, and tokenising megabytes takes minutes."""
+        return sum(len(m.content) for m in messages) > room * self._widest
 
     def _as_template(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in the roles that the template takes, without forged special tokens.

@@ -88,13 +88,13 @@ class Tool:
     def text_parameters(self) -> frozenset[str]:
         """The arguments that are plain text."""
         properties = self.parameters.get("properties", {})
-        return frozenset(k for k, v in properties.items() if v.get("type") == "string")
+        return frozenset(
+            k for k, v in properties.items() if isinstance(v, Mapping) and v.get("type") == "string"
+        )
 
     def wrong(self, arguments: Mapping[str, Any]) -> str | None:
         """What does not fit the schema, in words; None if everything fits."""
-        found = violations(dict(arguments), self._strict)
-        if not found and not _finite(arguments):
-            found = ["a number is not finite"]
+        found = violations(dict(arguments), self._strict) or _no_json(arguments)
         return "; ".join(found) if found else None
 
     def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,12 +108,18 @@ class Tool:
         return {"additionalProperties": False, **self.parameters}
 
 
-def _finite(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+def _no_json(arguments: Mapping[str, Any]) -> list[str]:
+    """Why arguments that a schema lets through cannot be written as JSON: NaN, a Python set, half a
+    character."""
+    try:
+        json.dumps(dict(arguments), allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return ["a text holds half a character (a lone surrogate)"]
+    except ValueError:
+        return ["a number is not finite"]
+    except TypeError as error:
+        return [str(error)]
+    return []
 
 
 # Every episode has its own environment, and every environment makes its tools: what a thousand
@@ -305,14 +311,23 @@ def checked_messages(found: Any, where: str, roles: Sequence[str]) -> tuple[Mess
             raise TypeError(
                 f"{where} gave a message of role {message.role!r}; use {', '.join(roles)}"
             )
-    return tuple(found)
+    return tuple(replace(m, content=_whole(m.content)) for m in found)
+
+
+def _whole(text: str) -> str:
+    """Text that can be tokenised and written: a lone surrogate, as a file's odd bytes or a cut
+    ``\\ud83d`` leave it, is a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def checked_observation(seen: Any) -> Observation:
     """The observation, or TypeError or ValueError with what is wrong with it."""
     if not isinstance(seen, Observation):
         raise TypeError(f"step gave a {type(seen).__name__}, not an Observation")
+    if not isinstance(seen.parts, Mapping):
+        raise TypeError(f"the parts are a {type(seen.parts).__name__}, not figures by name")
     numbers = {"reward": seen.reward, **{f"part {k!r}": v for k, v in seen.parts.items()}}
+    numbers["tool_errors"] = seen.tool_errors
     for name, number in numbers.items():
         try:
             finite = math.isfinite(float(number))

@@ -39,6 +39,9 @@ from gnomon.rollout.protocol import (
     SamplingParams,
 )
 
+SHOWN = 50_000
+"""Characters of an environment's message that are kept for people."""
+
 
 @dataclass(frozen=True)
 class Episode(Completion):
@@ -360,14 +363,16 @@ class EpisodeRunner:
         for name, part in seen.parts.items():
             live.parts[name] = live.parts.get(name, 0.0) + float(part)
         if seen.done:
-            live.transcript += seen.messages
+            live.transcript += map(_kept, seen.messages)
             live.end = "eos"
             return
         if not seen.messages:
             raise ValueError("not done, but without a message: the model has nothing to answer")
-        observed = self.dialogue.continuation(live.ids[-1], seen.messages)
-        live.transcript += seen.messages
-        if turn + 1 == self.max_turns or len(live.ids) + len(observed) >= self.max_episode_tokens:
+        live.transcript += map(_kept, seen.messages)
+        room = self.max_episode_tokens - len(live.ids)
+        last = turn + 1 == self.max_turns or self.dialogue.surely_more(seen.messages, room)
+        observed = [] if last else self.dialogue.continuation(live.ids[-1], seen.messages)
+        if last or len(observed) >= room:
             live.end = "length"
             return
         live.ids += observed
@@ -383,6 +388,14 @@ class _LiveGroup:
     ids: list[int]
     seed: int
     lives: list[_Live]
+
+
+def _kept(message: Message) -> Message:
+    """A message as the transcript keeps it: what nobody reads to its end is cut."""
+    more = len(message.content) - SHOWN
+    if more <= 0:
+        return message
+    return replace(message, content=f"{message.content[:SHOWN]} [{more} characters more]")
 
 
 def _seed(seed: int, sample: int, turn: int) -> int:
