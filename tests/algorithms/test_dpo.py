@@ -255,6 +255,10 @@ def test_held_out_accuracy_by_category_with_intervals():
         {"label_smoothing": 0.5},
         {"beta": 0.0},
         {"betta": 0.1},
+        {"ipo_average": False},
+        {"alpha": 0.3},
+        {"sync_every": 4},
+        {"reference": "live", "sync_alpha": 0.5},
     ],
 )
 def test_settings_without_meaning_are_refused(settings):

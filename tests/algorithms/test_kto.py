@@ -17,6 +17,7 @@ from offline_zoo import (
     shaken,
     step,
 )
+from pydantic import ValidationError
 
 import tiny_world as tw
 from gnomon.algorithms.kto import KTO, mismatch
@@ -242,3 +243,9 @@ def test_learns_which_answers_are_good(tmp_path):
         groups.append(TokenGroup(f"k{i}", prompt, (answer,)))
     algorithm = train(groups[:32], tmp_path, 16, held_out=groups[32:])
     assert algorithm.evaluate().metrics["eval/accuracy"] > 0.85
+
+
+@pytest.mark.parametrize("weight", [0, -1, "automatic"])
+def test_a_weight_that_would_unlearn_good_answers_is_refused(weight):
+    with pytest.raises(ValidationError, match="desirable_weight"):
+        KTOSettings(desirable_weight=weight)

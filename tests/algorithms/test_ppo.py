@@ -276,6 +276,10 @@ def test_a_controller_that_could_not_work_is_refused_before_training() -> None:
         make_ppo(target_kl=1.0, kl_horizon=1)
     with pytest.raises(ValidationError, match="beta must start above 0"):
         PPOSettings(target_kl=1.0, beta=0.0)
+    with pytest.raises(ValidationError, match="kl_horizon has no effect without target_kl"):
+        PPOSettings(kl_horizon=500)
+    with pytest.raises(ValidationError, match="kl_estimator has no effect without kl_in: loss"):
+        PPOSettings(kl_estimator="k2")
 
 
 # -- who is trained -------------------------------------------------------------------------------

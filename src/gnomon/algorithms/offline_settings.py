@@ -5,7 +5,7 @@ Nothing here needs torch, so that a misspelt setting is answered before it is lo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,21 @@ from gnomon.recipe.spec import Checked
 
 class Settings(Checked):
     """Base of an algorithm's own settings: unknown keys are refused."""
+
+    def refuse_idle(self, *rules: tuple[str, bool, str]) -> None:
+        """Refuse settings that were given where another one leaves them without effect.
+
+        Args:
+            rules: (name, whether it has an effect, what it takes to have one).
+
+        Raises:
+            ValueError: one was given and has none.
+        """
+        for name, used, needs in rules:
+            if name in self.model_fields_set and not used:
+                raise ValueError(
+                    f"{name} has no effect without {needs}: give that, or leave it out"
+                )
 
 
 class TextMixSettings(Settings):
@@ -76,6 +91,12 @@ class ReferenceSettings(Settings):
         0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
     )
 
+    @model_validator(mode="after")
+    def _synced(self) -> ReferenceSettings:
+        synced = self.reference == "synced"
+        self.refuse_idle(*((n, synced, "reference: synced") for n in ("sync_every", "sync_alpha")))
+        return self
+
 
 class DPOLossSettings(Settings):
     """Settings of the loss of DPO and its variants, wherever the pairs come from."""
@@ -104,6 +125,10 @@ class DPOLossSettings(Settings):
 
     @model_validator(mode="after")
     def _combinations(self) -> DPOLossSettings:
+        self.refuse_idle(
+            ("ipo_average", self.loss == "ipo", "loss: ipo"),
+            ("alpha", self.divergence == "alpha", "divergence: alpha"),
+        )
         sigmoid = self.loss == "sigmoid"
         if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
             raise ValueError(f"label_smoothing has no meaning with loss {self.loss}")
@@ -129,7 +154,7 @@ class KTOSettings(ReferenceSettings):
     """Settings of KTO."""
 
     beta: float = Field(0.1, gt=0, description="strength of the tie to the reference")
-    desirable_weight: float | Literal["auto"] = Field(
+    desirable_weight: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         1.0, description="weight of good answers; auto: both classes weigh the same in total"
     )
     undesirable_weight: float = Field(1.0, gt=0, description="weight of bad answers")

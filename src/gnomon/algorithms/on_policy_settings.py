@@ -93,6 +93,14 @@ class PPOSettings(BaseMixSettings):
 
     @model_validator(mode="after")
     def _adaptive(self) -> PPOSettings:
+        self.refuse_idle(
+            (
+                "kl_estimator",
+                self.kl_in == "loss" or self.kl_estimator == "k1",
+                "kl_in: loss (in the reward it is always k1)",
+            ),
+            ("kl_horizon", self.target_kl is not None, "target_kl"),
+        )
         if self.target_kl is not None and self.beta == 0:
             raise ValueError("target_kl scales beta up and down, so beta must start above 0")
         if self.base_mix == "geometric" and self.kl_in == "loss" and self.kl_estimator == "k3":

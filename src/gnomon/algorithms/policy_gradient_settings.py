@@ -119,6 +119,19 @@ class PolicyGradientSettings(BaseMixSettings):
     @model_validator(mode="after")
     def _combinations(self) -> PolicyGradientSettings:
         given = self.model_fields_set
+        self.refuse_idle(
+            ("ema_decay", self.baseline == "ema", "baseline: ema"),
+            ("clip_low", self.ratio != "none", "a ratio"),
+            ("clip_high", self.ratio != "none", "a ratio"),
+            ("truncated_penalty", self.truncated == "penalise", "truncated: penalise"),
+            ("overlong_penalty", self.overlong_buffer > 0, "overlong_buffer above 0"),
+            ("max_resamples", self.zero_spread == "resample", "zero_spread: resample"),
+            (
+                "importance_cap",
+                self.importance_correction != "off",
+                "importance_correction: truncate or mask",
+            ),
+        )
         by_group = self.advantage_scale in ("group", "group_mean")
         if by_group and self.baseline not in GROUP_BASELINES:
             raise ValueError(
