@@ -50,6 +50,20 @@ def test_gradients_are_what_the_docstring_says():
     assert not torch.allclose(gradient(reverse_kl), gradient(forward_kl))
 
 
+def test_k3_of_a_token_that_the_policy_gave_up_is_finite_and_so_is_its_gradient():
+    policy = torch.tensor([-200.0, -22.0, -19.0, -1.0], requires_grad=True)
+    ref = torch.tensor([-1.0, -1.0, -1.0, float("-inf")])
+    k3 = kl_estimate(policy, ref, "k3")
+    assert torch.isfinite(k3[:3]).all()
+    assert k3[3] == float("inf")
+    assert (k3.diff()[:2] < 0).all()  # further away is worse
+    mask = torch.tensor([False, True, True, False])
+    k3.masked_fill(~mask, 0.0).sum().backward()
+    assert policy.grad is not None
+    assert torch.isfinite(policy.grad).all()
+    torch.testing.assert_close(policy.grad[1:3], 1 - torch.tensor([20.0, 18.0]).exp())
+
+
 def test_unknown_estimator_is_refused():
     with pytest.raises(ValueError, match="use k1, k2 or k3"):
         kl_estimate(REF, REF, "k4")

@@ -15,6 +15,9 @@ from torch import Tensor
 from gnomon.losses.names import BaseMix, Estimator
 from gnomon.losses.reduce import require_same_shape
 
+_STEEPEST = 20.0
+"""Nats from which on k3's exponential goes on as its tangent."""
+
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
     """Per-token estimate of KL(policy || reference) in nats, on tokens the policy sampled.
@@ -28,7 +31,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) ->
     - "k3": exp(-d) - 1 + d. Unbiased as a value, never negative, low variance near d = 0; the
       one for *logs*. GRPO puts it in the loss (Shao et al. 2024, eq. 4), where its on-policy
       gradient is that of the forward KL(reference || policy) (Tang and Munos 2025,
-      arXiv:2506.09477).
+      arXiv:2506.09477). Beyond d = -20 it goes on as a straight line: an infinite value, even of a
+      token that is masked later, would make the gradient of all others NaN.
 
     Args:
         logprobs, ref_logprobs: [R] log-probabilities of the sampled tokens.
@@ -44,7 +48,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) ->
     if estimator == "k2":
         return 0.5 * d.square()
     if estimator == "k3":
-        return torch.expm1(-d) + d
+        tangent = math.exp(_STEEPEST) * (-d - _STEEPEST).clamp(min=0.0)
+        return torch.expm1((-d).clamp(max=_STEEPEST)) + d + tangent
     raise ValueError(f"unknown KL estimator {estimator!r}: use k1, k2 or k3")
 
 
