@@ -91,6 +91,18 @@ def test_an_adapter_is_merged_as_peft_merges_it(gnomon: Run, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "adapter").exists()
 
 
+def test_an_adapters_own_template_counts_wherever_it_lies(gnomon: Run, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter", save_tiny(tmp_path / "base"))  # which has a .jinja
+    tokenizer().save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    own = "{% for m in messages %}own: {{ m.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": own}))
+    code, said = gnomon("adapter", "--to", "merged", "--out", "out")
+    assert code == 0, said
+    assert tf.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == own
+
+
 def test_what_is_there_is_replaced_only_if_asked_and_only_an_export(
     gnomon: Run, tmp_path: Path
 ) -> None:

@@ -25,10 +25,11 @@ from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import FACTS, save_policy
 from gnomon.report.card import README, run_card
 
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *("chat_template.jinja", "chat_template.json"),
+    *TEMPLATES,
 )
 TAKEN = ("config.json", "generation_config.json", *TOKENIZER)
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -130,11 +131,22 @@ def plain_folder(source: Source, work: Path) -> Iterator[Path]:
     merged = work / "merged-adapter"
     save_policy(merged, Role("policy", trunk, adapter="export"))
     if (source.folder / "tokenizer.json").is_file():
+        if _has_template(source.folder):  # in any of its places: the base's must not come first
+            for name in TEMPLATES:
+                (merged / name).unlink(missing_ok=True)
         copy_files(source.folder, merged, TOKENIZER)
     try:
         yield merged
     finally:
         shutil.rmtree(merged, ignore_errors=True)
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder has a chat template: a file, or a key of its settings."""
+    config = folder / "tokenizer_config.json"
+    return any((folder / name).is_file() for name in TEMPLATES) or (
+        config.is_file() and bool(load.read_json(config).get("chat_template"))
+    )
 
 
 def copy_files(source: Path, target: Path, names: tuple[str, ...]) -> None:
