@@ -146,12 +146,39 @@ def load_own(reference: str, base: Path, what: str) -> Any:
         raise ConfigError(
             f"{what} {reference!r}: cannot import {where}: {import_problem(error)}"
         ) from error
+    if file is None:
+        _check_place(reference, module, base, what)
     found = getattr(module, name, None)
     if not callable(found):
         known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         near = did_you_mean(name, known, "it has")
         raise ConfigError(f"{what} {reference!r}: {where} has no {name!r}; {near}")
     return found
+
+
+_ADDED: set[Path] = set()
+"""Folders of recipes, in which their modules were looked for."""
+
+
+def _check_place(reference: str, module: ModuleType, base: Path, what: str) -> None:
+    """Refuse a module of another recipe's folder, imported before in this process, where this one's
+    folder holds one of the same name: Python would give the first for both.
+
+    Raises:
+        ConfigError: it is such a one.
+    """
+    where, _, name = reference.rpartition(":")
+    within = base.joinpath(*where.split("."))
+    own = next(
+        (f for f in (within.with_suffix(".py"), within / "__init__.py") if f.is_file()), None
+    )
+    if own is None or not module.__file__ or own.samefile(module.__file__):
+        return
+    if not _ADDED.isdisjoint(Path(module.__file__).resolve().parents):
+        raise ConfigError(
+            f"{what} {reference!r}: {own} is meant, but this process has imported another {where} "
+            f"before, {module.__file__}. Name the file: {own.relative_to(base)}:{name}"
+        )
 
 
 def import_problem(error: BaseException) -> str:
@@ -169,6 +196,7 @@ def _importable(folder: Path) -> Iterator[None]:
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+        _ADDED.add(folder.resolve())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

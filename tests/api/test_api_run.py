@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import gnomon
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.recipe.load import load_recipe, parse_recipe
 from gnomon.runs.records import plain_recipe
 
@@ -47,6 +47,19 @@ def test_overrides_and_a_file(tmp_path: Path) -> None:
     assert recipe.seed == 7
     recipe.to_yaml(tmp_path / "mine.yaml")
     assert gnomon.Recipe.from_yaml(tmp_path / "mine.yaml").seed == 7
+
+
+def test_overrides_do_not_change_the_dict_that_they_are_of(tmp_path: Path) -> None:
+    given = {
+        "name": "x",
+        "model": "nowhere",
+        "output": str(tmp_path / "runs"),
+        "stages": [{"name": "sft", "algorithm": "sft", "data": "no.jsonl", "train": {"lr": 1e-5}}],
+    }
+    before = yaml.safe_dump(given)
+    with pytest.raises(GnomonError):
+        gnomon.run(given, "sft.train.lr=0.5", "seed=3")
+    assert yaml.safe_dump(given) == before
 
 
 def test_a_bad_recipe_is_said_in_words() -> None:

@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict
 
 import gnomon
 from command import runs
+from gnomon.api.keywords import plain
 from gnomon.errors import ConfigError, DataError, GnomonError, ModelError, RunStopped
 from gnomon.runs.records import plain_recipe
 from gnomon.stages.run import run_recipe
@@ -461,6 +462,12 @@ def test_a_keyword_of_two_places(tiny_folder: Path) -> None:
 
 
 # -- completion ------------------------------------------------------------------------------------
+
+
+def test_a_set_has_one_order_in_the_recipe() -> None:
+    words = [f"word {i}" for i in range(40)]
+    assert plain("stop", set(words)) == sorted(words)
+    assert plain("stop", frozenset(words)) == sorted(words)
 
 
 def test_each_method_completes_its_own_keywords() -> None:

@@ -385,6 +385,22 @@ def test_functions_and_classes_are_found_in_a_file_or_a_module(base: Path) -> No
     assert load_own("os.path:basename", base, "reward function")("/a/b") == "b"
 
 
+def test_modules_of_two_recipes_are_not_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mixed_up.py").write_text(f"def name():\n    return {folder!r}\n")
+    first = load_own("mixed_up:name", tmp_path / "one", "reward function")
+    assert first() == "one"
+    assert load_own("mixed_up:name", tmp_path / "one", "reward function") is first
+    with pytest.raises(ConfigError, match=r"two/mixed_up.py is meant.* file: mixed_up.py:name$"):
+        load_own("mixed_up:name", tmp_path / "two", "reward function")
+    assert load_own("mixed_up.py:name", tmp_path / "two", "reward function")() == "two"
+    sys.modules.pop("mixed_up")
+
+
 def test_loading_leaves_nothing_behind(base: Path) -> None:
     before = sorted(base.rglob("*"))
     function_reward("mine.py:score", base, {}, "x")

@@ -150,7 +150,9 @@ def plain(name: str, value: Any) -> Any:
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(value, Mapping):
         return {str(key): plain(f"{name}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)  # a set's own order changes from process to process
+    if isinstance(value, list | tuple):
         return [plain(name, item) for item in value]
     if isinstance(value, Path):
         return str(value)

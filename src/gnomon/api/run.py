@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -93,7 +94,7 @@ def _parsed(recipe: Any, overrides: Sequence[str]) -> Recipe:
         base = getattr(recipe, "_base", None)
         raw = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
     elif isinstance(recipe, Mapping):
-        base, raw = None, dict(recipe)
+        base, raw = None, deepcopy(dict(recipe))  # overrides are set in it
     else:
         raise ConfigError(
             f"a recipe is a file, a gnomon.Recipe or a dict, not a {type(recipe).__name__}"
