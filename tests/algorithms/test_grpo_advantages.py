@@ -230,6 +230,13 @@ def test_an_observer_may_have_been_asked_about_the_first_prompts_alone() -> None
     assert (found["length_correct"], found["length_incorrect"]) == (1, 5)
 
 
+def test_a_reward_of_0_and_1_does_not_stand_in_for_an_observer_that_is_asked_now_and_then() -> None:
+    form = rollout([1, 0], [1, 5])  # of a reward that reads form, say
+    assert right_answers([form], by_reward=False) is None
+    assert "pass@1" in group_metrics([form])
+    assert set(group_metrics([form], by_reward=False)) == {"reward_std_in_group"}
+
+
 def test_a_failed_reward_is_neither_right_nor_wrong() -> None:
     rollouts = [rollout([1, None, 0], [1, 50, 3]), rollout([None, None, None], [1, 1, 1])]
     found = group_metrics(rollouts)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -37,12 +38,37 @@ from gnomon.losses.reduce import Totals
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import open_stage, run_stage
+from gnomon.training.learner import Learner
+from gnomon.training.played import Asked
 
 
 def rows_of(folder: Path) -> list[dict]:
     """The rows of a stage's metrics, without what a row does not have."""
     table = pq.read_table(folder / "metrics.parquet").to_pylist()
     return [{k: v for k, v in row.items() if v is not None} for row in table]
+
+
+# -- who says what is right ---------------------------------------------------------------------
+
+
+class Right(Listed):
+    name = "correct"
+
+
+def observed_now_and_then() -> Learner:
+    learner = make(reward=Listed(*[1.0, 0.0] * 8), observers=[Right(*[0.0] * 16)])
+    source: Any = learner.source
+    source.played = replace(source.played, asked={"correct": Asked(every=2)})
+    return learner
+
+
+def test_right_answers_are_the_observers_alone_where_it_is_asked_now_and_then() -> None:
+    learner = observed_now_and_then()
+    assert learner.experience(0).metrics["pass@1"] == 0
+    assert "pass@1" not in learner.experience(1).metrics  # the reward's would be 0.5
+    resumed = observed_now_and_then()
+    resumed.load_state_dict(learner.state_dict())
+    assert "pass@1" not in resumed.experience(1).metrics
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -134,7 +160,8 @@ def test_lr_auto_knows_the_whole_family() -> None:
 def test_cut_off_responses_are_kept_masked_or_penalised() -> None:
     found = {}
     for how in ("keep", "mask", "penalise"):
-        algorithm = make(advantage_scale="none", truncated=how, truncated_penalty=2.0)
+        more = {"truncated_penalty": 2.0} if how == "penalise" else {}
+        algorithm = make(advantage_scale="none", truncated=how, **more)
         experience = algorithm.experience(0)
         rows = list(experience.samples)
         assert 0 < sum(r["finished"] for r in rows) < len(rows)

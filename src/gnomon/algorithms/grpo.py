@@ -45,6 +45,7 @@ from gnomon.algorithms.rollouts import (
     Rollout,
     group_metrics,
     kl_price,
+    observed_right,
     reward_spread,
     token_group,
     token_groups,
@@ -82,6 +83,7 @@ class PolicyGradient(Algorithm):
             bench, settings.sync_reference_every, settings.sync_reference_alpha
         )
         self.ema: float | None = None
+        self.right_is_observed = False  # in some iterations, where it is asked sparingly
 
     @classmethod
     def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
@@ -121,7 +123,11 @@ class PolicyGradient(Algorithm):
     def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
         """Advantages of all tokens, and the log-probs that the loss needs beforehand."""
         s, judged = self.settings, token_groups(groups, step)
-        metrics = {"prompts_sampled": float(len(groups)), **group_metrics(groups)}
+        self.right_is_observed |= observed_right(groups)
+        metrics = {
+            "prompts_sampled": float(len(groups)),
+            **group_metrics(groups, by_reward=not self.right_is_observed),
+        }
         if not judged:
             return Credit([], metrics | {"zero_spread": 1.0, "groups_trained": 0.0})
         rewards = self.shaped(judged)
@@ -340,10 +346,15 @@ class PolicyGradient(Algorithm):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ema": self.ema, "reference": self.moving.state_dict()}
+        return {
+            "ema": self.ema,
+            "right_is_observed": self.right_is_observed,
+            "reference": self.moving.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.ema = state["ema"]
+        self.right_is_observed = state.get("right_is_observed", False)  # not in older checkpoints
         self.moving.load_state_dict(state["reference"])
 
 

@@ -183,9 +183,9 @@ def episode_series(completions: Sequence[Completion]) -> dict[str, list[float]]:
     }
 
 
-def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def group_metrics(rollouts: Sequence[Rollout], by_reward: bool = True) -> dict[str, float]:
     """Means over an iteration's groups; those of right answers only where it is known which are
-    right.
+    right (``by_reward``: see :func:`right_answers`).
 
     ``reward_std_in_group`` (unbiased; groups of two and more), ``pass@1``, ``pass@K`` for groups
     of K, ``solved`` and ``unsolved`` (shares of prompts with every answer right, or none), and
@@ -196,7 +196,7 @@ def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     stds = [statistics.stdev(values) for values in rewards if len(values) > 1]
     if stds:
         metrics["reward_std_in_group"] = sum(stds) / len(stds)
-    right = right_answers(rollouts)
+    right = right_answers(rollouts, by_reward)
     if right is None:
         return metrics
     judged = [[v for v in row if v is not None] for row in right]
@@ -238,20 +238,28 @@ def kl_price(beta: float, spread: float) -> dict[str, float]:
     return {"kl_price": beta / spread} if spread > 0 else {}
 
 
-def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None:
+def right_answers(
+    rollouts: Sequence[Rollout], by_reward: bool = True
+) -> list[list[bool | None]] | None:
     """For each response of each group whether it is right (None: it was not, or could not be,
     judged).
 
     Taken from the observer ``correct``, else from the reward's part ``correct``, else from the
     reward itself if it gave nothing but 0 and 1. None if none of these is there.
+
+    Args:
+        by_reward: whether the reward may say it; not where the observer does in other iterations,
+            since a curve would then mean now one thing, now another.
     """
-    if any(CORRECT in r.observed for r in rollouts):
+    if observed_right(rollouts):
         values = [
             [s.value for s in r.observed[CORRECT].scores]
             if CORRECT in r.observed
             else [None] * len(r.completions)
             for r in rollouts
         ]
+    elif not by_reward:
+        return None
     elif any(CORRECT in s.parts for r in rollouts for s in r.scores):
         values = [[s.parts.get(CORRECT) for s in r.scores] for r in rollouts]
     else:
@@ -259,6 +267,11 @@ def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None
         if not {v for row in values for v in row if v is not None} <= {0.0, 1.0}:
             return None
     return [[None if v is None else v > 0.5 for v in row] for row in values]
+
+
+def observed_right(rollouts: Sequence[Rollout]) -> bool:
+    """Whether the observer ``correct`` was asked about any of them."""
+    return any(CORRECT in r.observed for r in rollouts)
 
 
 def no_signal(rollouts: Sequence[Rollout], *, within_groups: bool) -> str | None:
