@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 
 import gnomon
 import tiny_world as tw
@@ -82,6 +85,16 @@ def test_a_number_that_is_none_is_an_error_that_names_its_row(rows: Any, said: s
 def test_text_that_a_data_frame_lacks_stays_missing() -> None:
     rows = [{**PAIR, "system": NAN}, {**PAIR, "system": "Be kind."}]
     assert len(gnomon.read(rows)) == 2
+
+
+def test_a_table_is_its_rows_and_a_dict_is_none() -> None:
+    rows = [{"prompt": "2 + 2?", "answer": "4"}, {"prompt": "3 + 3?", "answer": "6"}]
+    expected = gnomon.read(rows, kind="prompts")
+    for table in (pd.DataFrame(rows), pa.Table.from_pylist(rows), Dataset.from_list(rows)):
+        assert gnomon.read(table, kind="prompts") == expected
+    for wrong in (rows[0], DatasetDict(train=Dataset.from_list(rows))):
+        with pytest.raises(DataError, match=r"data is a (dict|DatasetDict); it is a path, or rows"):
+            gnomon.read(wrong)  # type: ignore[arg-type]
 
 
 def test_rows_that_cannot_be_used_are_named() -> None:
@@ -224,6 +237,24 @@ def test_prompts_come_in_any_form_and_say_the_same(model: Model) -> None:
     listed = [gnomon.sample(model, [form], max_new_tokens=4) for form in forms]
     assert all(len(groups) == 1 for groups in (*alone, *listed))
     assert len({groups[0].responses[0].ids for groups in (*alone, *listed)}) == 1
+
+
+def test_one_stop_is_one_string_and_not_its_letters(model: Model) -> None:
+    def texts(stop: Any) -> list[str]:
+        found = gnomon.sample(model, ["One.", "Two."], samples=4, max_new_tokens=12, stop=stop)
+        return [r.text for group in found for r in group.responses]
+
+    free = texts(())
+    word = next(text[2:5] for text in free if len(set(text[2:5])) > 1)
+    assert texts(word) == texts([word])
+    assert texts(word) != texts(list(word))
+
+
+@pytest.mark.parametrize("name", ["samples", "max_new_tokens", "seed"])
+@pytest.mark.parametrize("value", [1.5, "2", True])
+def test_counts_are_whole_numbers(model: Model, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value!r}; it is a whole number"):
+        gnomon.sample(model, "One.", **{name: value})
 
 
 def test_a_prompt_that_does_not_fit_is_named(model: Model) -> None:

@@ -166,11 +166,15 @@ def _is_entry(row: Mapping[str, Any]) -> bool:
     return "path" in row and set(row) <= set(DataSpec.model_fields)
 
 
+def from_table(given: Any) -> Any:
+    """The rows of a data frame of pandas or of a table of pyarrow; anything else as it is."""
+    if hasattr(given, "to_dict") and hasattr(given, "iterrows"):
+        return given.to_dict("records")
+    return given.to_pylist() if hasattr(given, "to_pylist") else given
+
+
 def _rows(key: str, given: Any) -> list[Mapping[str, Any]]:
-    if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a data frame of pandas
-        given = given.to_dict("records")
-    if hasattr(given, "to_pylist"):  # a table of pyarrow
-        given = given.to_pylist()
+    given = from_table(given)
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise DataError(f"{key} is a {type(given).__name__}; it is {_ROWS}")
     rows = list(given)

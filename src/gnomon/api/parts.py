@@ -18,12 +18,13 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from gnomon.api.inputs import refuse_not_finite
+from gnomon.api.inputs import from_table, refuse_not_finite
 from gnomon.api.loading import Model as Model
 from gnomon.api.loading import load as load
 from gnomon.data.batch import Batch, microbatches
@@ -62,7 +63,7 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
 
     Args:
         data: a file (.jsonl, .json, .csv, .parquet, ...), a folder of them, a hub id; or rows: a
-            list of dicts, a ``datasets.Dataset``; or what is made when asked for
+            list of dicts, a ``datasets.Dataset``, a data frame; or what is made when asked for
             ("tunnel:prompts", with its options). ``docs/data.md`` lists the formats.
         kind: what to read the rows as: "prompts", "demonstrations", "preferences", "rankings",
             "unpaired"; "auto" takes what they are.
@@ -82,7 +83,8 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
         return tunnel_groups(what, options, where)
     if where in GENERATED:
         return generated_groups(where, what, options)
-    if not isinstance(data, str | Path | Iterable):
+    data = from_table(data)
+    if isinstance(data, Mapping) or not isinstance(data, str | Path | Iterable):
         raise DataError(f"data is a {type(data).__name__}; it is a path, or rows: a list of dicts")
     known = signature(read_groups).parameters
     for option in options:
@@ -115,7 +117,7 @@ def sample(
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     max_rows: int = 256,
     on_progress: Callable[[int, int], None] | None = None,
@@ -145,10 +147,15 @@ def sample(
         DataError: a prompt that does not fit, or prompts that cannot be read.
         ConfigError: sampling parameters that describe no distribution.
     """
+    for name, number in (("samples", samples), ("max_new_tokens", max_new_tokens), ("seed", seed)):
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise ConfigError(f"sample: {name} is {number!r}; it is a whole number")
     asked = _asked(prompts)
     policy, encoder = model.policy, model.encoder
     requests = [
-        Request(prompt.id, encoder.encode_prompt(prompt), samples, seed=(seed * 65_537 + i) % 2**62)
+        Request(
+            prompt.id, encoder.encode_prompt(prompt), samples, seed=(int(seed) * 65_537 + i) % 2**62
+        )
         for i, prompt in enumerate(asked)
     ]
     engine = TorchEngine(
@@ -158,7 +165,8 @@ def sample(
         max_rows=max_rows,
         eos_token_ids=encoder.stop_ids,
     )
-    params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, tuple(stop))
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    params = SamplingParams(max_new_tokens, temperature, top_p, top_k, min_p, stops)
     written = engine.generate(requests, params, on_progress)
     return [
         sampled_group(prompt, request.prompt_ids, completions, logprobs=True)
