@@ -14,14 +14,14 @@ LONGEST = 400
 """Characters of one piece of text; more is cut, with a mark."""
 
 _MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|data|javascript)(:)|\b(www)(\.)")
 _FIRST = re.compile(r"^(\d+)(?=[.)](?:\s|$))|^(?=[-+](?:\s|$)|#|=+$|[-_]{3})")
 
 
 def plain(raw: object) -> str:
     """One line without control characters or characters that are not seen; not yet Markdown."""
-    return " ".join("".join(_printable(c) for c in str(raw)).split())
+    return " ".join(_seen(str(raw)).split())
 
 
 def text(raw: object, longest: int = LONGEST) -> str:
@@ -29,7 +29,7 @@ def text(raw: object, longest: int = LONGEST) -> str:
     shown = plain(raw)
     if len(shown) > longest:
         shown = shown[: longest - 1].rstrip() + "…"
-    shown = "".join(_ENTITIES.get(c, c) for c in shown)
+    shown = shown.translate(_ENTITIES)
     shown = _MARKUP.sub(r"\\\1", shown)
     shown = _FIRST.sub(lambda m: f"{m[1] or ''}\\", shown)
     return _ADDRESS.sub(_unlinked, shown)
@@ -47,7 +47,7 @@ def code(raw: object) -> str:
 
 def block(raw: str, language: str = "") -> str:
     """Lines in the font of code, fenced by more backquotes than they hold."""
-    lines = ["".join(_printable(c) for c in line) for line in raw.splitlines()]
+    lines = [_seen(line) for line in raw.splitlines()]
     longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}{language}", *lines, fence])
@@ -70,6 +70,11 @@ def sections(parts: Iterable[tuple[str, str]], level: int = 2) -> str:
     """Headings with what is below them; empty ones are left out."""
     marks = "#" * level
     return "\n\n".join(f"{marks} {title}\n\n{body}" for title, body in parts if body)
+
+
+def _seen(raw: str) -> str:
+    """What is seen of a text, with a space for what breaks lines."""
+    return raw if raw.isprintable() else "".join(map(_printable, raw))
 
 
 def _printable(c: str) -> str:

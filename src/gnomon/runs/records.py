@@ -34,6 +34,7 @@ from pydantic import (
 from gnomon.files import first_line, read_object, write_json
 from gnomon.recipe.load import apply_override
 from gnomon.recipe.schema import Recipe
+from gnomon.runs.yaml_text import read_yaml_text
 from gnomon.stats.intervals import Interval
 
 STAGE, EVALS, DATA = "stage.json", "evals.json", "data.json"
@@ -287,7 +288,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or holds no recipe; the message begins with the file.
     """
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml_text(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
     if not isinstance(raw, dict) or not raw:
