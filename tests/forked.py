@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 
 import torch
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["gnomon.stages.run", "gnomon.cli.main", "transformers"])
+
+
+def start_command(folder: Path, *arguments: str) -> ForkServerProcess:
+    """Starts ``gnomon ARGUMENTS`` in ``folder``, for somebody to kill; it says nothing."""
+    process = CONTEXT.Process(target=_command, args=(folder, arguments))
+    process.start()
+    return process
+
+
+def _command(folder: Path, arguments: tuple[str, ...]) -> None:
+    from gnomon.cli.main import main
+
+    settle()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.chdir(folder)
+    sys.argv = ["gnomon", *arguments]
+    main()
 
 
 def settle() -> None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +17,7 @@ import pytest
 import yaml
 
 from command import Run, runs
+from forked import start_command
 from gnomon.cli.run import wait_for
 from gnomon.errors import ConfigError, Pending, RunError
 from gnomon.feedback.adjudication import ADJUDICATION
@@ -384,19 +381,15 @@ SHORTER = "def shorter(samples):\n    return [-float(len(s.text)) for s in sampl
 
 def killed_while_waiting(tmp_path: Path) -> None:
     """``gnomon run --wait`` in a process of its own, killed once people have been asked."""
-    code = "from gnomon.cli.main import main; import sys; sys.argv[0] = 'gnomon'; main()"
-    command = [sys.executable, "-c", code, "run", "recipe.yaml", "--wait"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start_command(tmp_path, "run", "recipe.yaml", "--wait")
     file = tmp_path / STAGE / "queue" / "round-001.json"
     try:
         while not file.is_file():
-            assert process.poll() is None, "it ended before it asked anybody"
+            assert process.is_alive(), "it ended before it asked anybody"
             time.sleep(0.05)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
 
 
 def test_a_run_killed_while_it_waits_ends_as_with_a_program(

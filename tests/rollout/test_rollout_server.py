@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -312,14 +310,3 @@ def test_a_server_that_is_stopped_says_so_to_who_waits(
         host.close()
         if process.process.is_alive():
             process.kill()
-
-
-def test_what_only_servers_and_their_clients_need_is_imported_by_them_alone() -> None:
-    code = (
-        "import sys, gnomon.cli.main, gnomon.stages.engines;"
-        "print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
-    )
-    assert done.stdout.strip() == "set()"

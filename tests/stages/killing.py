@@ -6,14 +6,12 @@ little, and no thread pool is copied.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gnomon.stages.run", "gnomon.cli.main", "transformers"])
+from forked import CONTEXT, settle
 
 
 def run_and_die(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bool) -> int:
@@ -31,7 +29,6 @@ def run_and_die(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bo
 def _child(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bool) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    from forked import settle
     from gnomon.recipe.load import parse_recipe
     from gnomon.stages import run
 

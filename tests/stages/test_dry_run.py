@@ -331,9 +331,10 @@ def test_no_recipe_names_a_place_outside_its_folder() -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_shipped_recipe_passes_its_dry_run(
-    file: Path, untrained: Path, tmp_path: Path
+    file: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an untrained model in place of one that has to be fetched; all else as it is."""
+    """With an untrained model in place of one that has to be fetched, and of many rows some."""
+    monkeypatch.setattr(usable, "TRIED", 500)
     raw = load_recipe(file, [])
     stages = [
         s.model_copy(update={"from_": str(untrained)}) if s.from_ == raw.model else s
@@ -350,7 +351,12 @@ def test_every_shipped_recipe_passes_its_dry_run(
         assert plan.rows is None or plan.rows > 0 or not plan.stage.reads_data
 
 
-def test_a_run_needs_no_database() -> None:
-    """Engines of their own environments run recipes, too, and have no sqlalchemy."""
-    program = "import sys, gnomon.stages.run; sys.exit('sqlalchemy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_a_run_needs_no_database_and_nothing_that_serves() -> None:
+    """Engines of their own environments run recipes, too, and have no sqlalchemy; what only servers
+    and their clients need is imported by them alone."""
+    code = (
+        "import sys, gnomon.cli.main, gnomon.stages.engines, gnomon.stages.run;"
+        "print({'sqlalchemy', 'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

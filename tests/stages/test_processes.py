@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import transformers as tf
-from killing import CONTEXT
 from safetensors.torch import load_file
 from torch import Tensor
 
+from forked import CONTEXT
 from gnomon.errors import ConfigError, RunError
 from gnomon.models.ranks import Ranks
 from gnomon.recipe.load import parse_recipe

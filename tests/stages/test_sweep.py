@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from forked import start_command
 from gnomon.errors import ConfigError
 from gnomon.files import fingerprint
 from gnomon.recipe.load import load_recipe
@@ -324,11 +322,9 @@ class _Clock:
 
 def test_a_killed_sweep_goes_on_with_the_same_result(world: Path) -> None:
     overrides = ["sft.algorithm=own.py:Killed", "sft.train.steps=[2,3]", "more.train.steps=1"]
-    start = "from gnomon.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "sweep", "r.yaml", *overrides]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    killed = subprocess.run(command, cwd=world, env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    killed = start_command(world, "sweep", "r.yaml", *overrides)
+    killed.join(300)
+    assert killed.exitcode == -signal.SIGKILL
     folder = world / "runs" / "r-sweep"
     assert json.loads((folder / "sweep.json").read_text())["runs"][0]["problem"]
     swept = plan(world, *overrides)
