@@ -34,7 +34,7 @@ from pydantic import (
 from gnomon.files import first_line, read_object, write_json
 from gnomon.recipe.load import apply_override
 from gnomon.recipe.schema import Recipe
-from gnomon.runs.yaml_text import read_yaml_text
+from gnomon.runs.yaml_text import read_yaml_text, write_yaml_text
 from gnomon.stats.intervals import Interval
 
 STAGE, EVALS, DATA = "stage.json", "evals.json", "data.json"
@@ -253,8 +253,7 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    plain = plain_recipe(recipe)
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return write_yaml_text(plain_recipe(recipe))
 
 
 def recipe_hash(recipe: Recipe, varied: Sequence[str] = ()) -> str:
