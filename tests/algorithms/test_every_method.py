@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -330,16 +332,33 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     )
 
 
-def stopped_after_two(name: str, given: Mapping[str, Any], folder: Path) -> None:
-    half = loop(fresh(name, **given), folder)
-    half.options = replace(half.options, iterations=2)
-    half.run()
+Ended = tuple[dict[str, torch.Tensor], dict[str, Any]]
+"""The weights of a run that has ended, and what else its learner remembers."""
 
 
-def straight(name: str, given: Mapping[str, Any], folder: Path) -> Learner:
-    learner = fresh(name, **given)
-    loop(learner, folder).run()
-    return learner
+def ended(learner: Learner) -> Ended:
+    return weights(learner), flat(copy.deepcopy(learner.state_dict()))
+
+
+@pytest.fixture(scope="module")
+def began(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Ended, Path]]:
+    """How a method's run ends that nothing stopped, and the folder of one that was stopped after
+    two iterations; both made once."""
+    made: dict[str, tuple[Ended, Path]] = {}
+
+    def begin(name: str, given: Mapping[str, Any]) -> tuple[Ended, Path]:
+        key = f"{name} {dict(given)}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp("began")
+            whole = fresh(name, **given)
+            loop(whole, folder / "whole").run()
+            half = loop(fresh(name, **given), folder / "halves")
+            half.options = replace(half.options, iterations=2)
+            half.run()
+            made[key] = ended(whole), folder / "halves"
+        return made[key]
+
+    return begin
 
 
 EVERY = [*((name, {}) for name in sorted(METHODS) if name != "reinforce"), *REMEMBERS]
@@ -348,25 +367,25 @@ EVERY = [*((name, {}) for name in sorted(METHODS) if name != "reinforce"), *REME
 @pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
 @pytest.mark.parametrize(("name", "given"), EVERY)
 def test_the_third_iteration_after_a_resume_is_the_same_to_the_last_bit(
-    name: str, given: dict[str, Any], tmp_path: Path
+    name: str, given: dict[str, Any], began: Callable[..., tuple[Ended, Path]], tmp_path: Path
 ) -> None:
-    whole = straight(name, given, tmp_path / "whole")
-    stopped_after_two(name, given, tmp_path / "halves")
+    (whole, remembered), halves = began(name, given)
+    shutil.copytree(halves, tmp_path / "halves")
     resumed = fresh(name, **given)
     loop(resumed, tmp_path / "halves").run(resume=True)
-    assert same(weights(whole), weights(resumed))
-    assert same(flat(whole.state_dict()), flat(resumed.state_dict()))
+    assert same(whole, weights(resumed))
+    assert same(remembered, flat(resumed.state_dict()))
 
 
 @pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
 @pytest.mark.parametrize(("name", "given"), REMEMBERS)
 def test_a_method_that_forgot_would_end_elsewhere(
-    name: str, given: dict[str, Any], tmp_path: Path
+    name: str, given: dict[str, Any], began: Callable[..., tuple[Ended, Path]], tmp_path: Path
 ) -> None:
     """The test above can fail: what a method remembers matters in the third iteration."""
-    whole = straight(name, given, tmp_path / "whole")
-    stopped_after_two(name, given, tmp_path / "halves")
+    (whole, _), halves = began(name, given)
+    shutil.copytree(halves, tmp_path / "halves")
     forgetful = fresh(name, **given)
     forgetful.algorithm.load_state_dict = lambda state: None  # type: ignore[method-assign]
     loop(forgetful, tmp_path / "halves").run(resume=True)
-    assert not same(weights(whole), weights(forgetful))
+    assert not same(whole, weights(forgetful))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -73,6 +74,20 @@ def make(
             store.append(row)
         store.finish()
         store.close()
+    return describe(folder, algorithm, stage)
+
+
+def again(
+    run: Path, folder: Path, *, algorithm: str, stage: Mapping[str, Any] | None = None
+) -> Path:
+    """A run that :func:`make` made, as another method's."""
+    shutil.copytree(run, folder)
+    return describe(folder, algorithm, stage)
+
+
+def describe(folder: Path, algorithm: str, stage: Mapping[str, Any] | None) -> Path:
+    """Everything of a made run except its samples and metrics."""
+    place = folder / "stages" / "01-policy"
     StageInfo(name="policy", algorithm=algorithm, status="done").write(place / STAGE)
     Manifest(name=folder.name).write(folder / MANIFEST)
     spec = {"name": "policy", "algorithm": algorithm, "reward": [{"builtin": "leaky"}]}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Row, evidence_of, make, rollouts
+from made import Row, again, evidence_of, make, rollouts
 
 import gnomon.audit
 from gnomon.algorithms.registry import METHODS, find_method
@@ -78,11 +78,17 @@ def named(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def run_detectors(folder: Path, algorithm: str, settings: dict[str, Any]) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An off-line method's samples are its comparison's, read alike."""
+    return make(tmp_path_factory.mktemp("sick") / "run", rollouts(STEPS, hacked), sick_metrics())
+
+
+def run_detectors(
+    sick: Path, folder: Path, algorithm: str, settings: dict[str, Any]
+) -> dict[str, Any]:
     spec = spec_of(algorithm, settings)
-    rows = rollouts(STEPS, hacked)  # an off-line method's are its comparison's, read alike
-    run = make(folder, rows, sick_metrics(), algorithm=algorithm, stage=spec)
-    read = evidence_of(run)
+    read = evidence_of(again(sick, folder, algorithm=algorithm, stage=spec))
     for detector in load_detectors().values():
         detector(read)
     cures.average(read)  # which is named where an eval fell, and no eval is made here
@@ -98,7 +104,9 @@ def check(spec: dict[str, Any], override: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", POLICIES)
-def test_overrides_of_every_method_parse(algorithm: str, tmp_path: Path, named: list[str]) -> None:
+def test_overrides_of_every_method_parse(
+    algorithm: str, sick: Path, tmp_path: Path, named: list[str]
+) -> None:
     variants: list[dict[str, Any]] = [{}]
     fields = METHODS[algorithm].settings.model_fields
     variants += [{"beta": 0.2}] if "beta" in fields else []
@@ -106,7 +114,7 @@ def test_overrides_of_every_method_parse(algorithm: str, tmp_path: Path, named: 
     variants += [{"entropy_coef": 0.02}] if "entropy_coef" in fields else []
     for place, settings in enumerate(variants):
         named.clear()
-        spec = run_detectors(tmp_path / str(place), algorithm, settings)
+        spec = run_detectors(sick, tmp_path / str(place), algorithm, settings)
         for override in named:
             check(spec, override)
         assert named or algorithm not in cures.TIED
@@ -119,9 +127,11 @@ def test_a_wrong_override_is_seen(tmp_path: Path) -> None:
             check(spec, wrong)
 
 
-def test_no_override_is_written_that_is_not_tried_here(tmp_path: Path, named: list[str]) -> None:
+def test_no_override_is_written_that_is_not_tried_here(
+    sick: Path, tmp_path: Path, named: list[str]
+) -> None:
     for algorithm in ("ppo", "grpo", "dpo"):
-        run_detectors(tmp_path / algorithm, algorithm, {})
+        run_detectors(sick, tmp_path / algorithm, algorithm, {})
     tried = {o.split("=")[0].removeprefix("policy.") for o in named}
     assert {re.sub(r"\.\d+\.", ".N.", key) for key in tried} >= set(written())
 

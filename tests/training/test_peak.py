@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,27 @@ def test_every_evaluation_is_in_the_curve_once(tmp_path: Path) -> None:
     assert judged == [1, 2, 3, 2, 4, 5, 4]
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Loop, Path]]:
+    """A run that nothing cut off, and its folder; made once for what its judge says."""
+
+    @cache
+    def run(*values: float | None) -> tuple[Loop, Path]:
+        folder = tmp_path_factory.mktemp("straight")
+        loop = make(folder, values)
+        loop.run()
+        return loop, folder
+
+    return run
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize(("values", "best", "end"), CASES[:4])
 def test_a_run_that_was_cut_off_ends_with_the_same(
-    values, best: int, end: int, stop: int, tmp_path: Path
+    values, best: int, end: int, stop: int, tmp_path: Path, straight
 ) -> None:
-    straight, cut = make(tmp_path / "straight", values), make(tmp_path / "cut", values)
-    straight.run()
+    whole, folder = straight(*values)
+    cut = make(tmp_path / "cut", values)
     cut.learner.stop_at = stop  # in its evaluation number `stop`, from 0
     try:
         cut.run()
@@ -150,15 +165,15 @@ def test_a_run_that_was_cut_off_ends_with_the_same(
         again.learner.seen = dict(cut.learner.seen)
         again.run(resume=True)
         cut = again
-    assert same(weights(cut), weights(straight))
+    assert same(weights(cut), weights(whole))
     assert cut.state.peak is not None
-    assert straight.state.peak is not None
-    assert cut.state.peak.summary(cut.end) == straight.state.peak.summary(straight.end)
+    assert whole.state.peak is not None
+    assert cut.state.peak.summary(cut.end) == whole.state.peak.summary(whole.end)
     timing = ("seconds", "tokens_per_second", "peak_rss_gb")
     for name in ("metrics", "samples"):
         tables = [
-            [{k: v for k, v in r.items() if k not in timing} for r in rows(tmp_path / run, name)]
-            for run in ("straight", "cut")
+            [{k: v for k, v in r.items() if k not in timing} for r in rows(run, name)]
+            for run in (folder, tmp_path / "cut")
         ]
         assert tables[0] == tables[1], name
 
