@@ -382,9 +382,9 @@ class Even:
 @pytest.mark.learning
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_episodes_are_learned_from(name: str, tmp_path: Path) -> None:
-    made = algorithm(name, make=Even, prompts=4, samples=8, iterations=25, new_tokens=8, beta=0.0)
-    options = LoopOptions(25, 2e-2, schedule="constant", warmup=0, checkpoint_every=1000, seed=3)
+    made = algorithm(name, make=Even, prompts=4, samples=8, iterations=12, new_tokens=8, beta=0.0)
+    options = LoopOptions(12, 2e-2, schedule="constant", warmup=0, checkpoint_every=1000, seed=3)
     before = made.evaluate().metrics["eval/reward"]
-    Loop(made, options, tmp_path, Progress("test", 25, False)).run(False)
+    Loop(made, options, tmp_path, Progress("test", 12, False)).run(False)
     rewards = [made.experience(100 + i).metrics["reward"] for i in range(3)]
     assert sum(rewards) / 3 > before + 0.3
