@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,42 @@ def test_fail_on_is_one_of_two_and_of_one_run(gnomon: Run, tmp_path: Path) -> No
     assert (code, "--fail-on is hold or not-shown, not alarm" in said) == (1, True)
     code, said = gnomon("report", one, other, "--fail-on", "hold")
     assert (code, "give one run's folder" in said) == (1, True)
+
+
+def test_under_torchrun_the_line_says_whose_exit_code_a_script_sees(
+    gnomon: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = finished(tmp_path / "held", "reward_hacking")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    code, said = gnomon("report", held, "--fail-on", "hold")
+    assert code == 6
+    assert said.endswith("torchrun itself exits with 1, whatever its processes exit with")
+
+
+def swept(folder: Path, alarms: dict[float, str]) -> str:
+    """A sweep over a temperature, each value with a run that has this alarm or none."""
+    runs_of = []
+    for value, alarm in alarms.items():
+        name = f"temperature{value}"
+        finished(folder / name, *([alarm] if alarm else []))
+        figure = {"value": value, "low": value, "high": value, "n": 9}
+        compared = {"columns": ["helpful"], "rows": [{"model": "rl", "values": [figure]}]}
+        (folder / name / "comparison.json").write_text(json.dumps(compared))
+        runs_of.append({"name": name, "settings": {"rl.temperature": value}, "seed": 0})
+    record = {"recipe": "x", "keys": ["rl.temperature"], "seeds": [0], "objective": "helpful"}
+    (folder / "sweep.json").write_text(json.dumps(record | {"sign": 1, "runs": runs_of}))
+    return str(folder)
+
+
+def test_a_sweeps_answer_is_that_of_the_setting_that_comes_first(
+    gnomon: Run, tmp_path: Path
+) -> None:
+    one = swept(tmp_path / "one", {0.5: "", 1.0: "reward_hacking"})
+    assert gnomon("report", one)[0] == 0
+    assert gnomon("report", one, "--fail-on", "hold")[0] == 0
+    code, said = gnomon("report", one, "--fail-on", "not-shown")
+    assert (code, "the answer for the first setting is NOT SHOWN" in said) == (6, True)
+    none = swept(tmp_path / "none", {0.5: "collapse", 1.0: "reward_hacking"})
+    assert gnomon("report", none)[0] == 0
+    code, said = gnomon("report", none, "--fail-on", "hold")
+    assert (code, "the answer, no setting coming first, is HOLD" in said) == (6, True)

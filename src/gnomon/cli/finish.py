@@ -3,6 +3,7 @@ code where that is asked for."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from gnomon.console import complain, say, show
 from gnomon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gnomon.report.ship import Answer
+    from gnomon.report.ship import Answer, Kind
 
 HELD = 6
 """The exit code of a command that --fail-on ends so."""
@@ -39,15 +40,27 @@ def check_fail_on(value: str | None) -> None:
         raise ConfigError(f"--fail-on is {' or '.join(FAILS)}, not {value}")
 
 
-def fail(answers: Sequence[Answer], fail_on: str | None) -> None:
-    """End the command with :data:`HELD` where one of the answers is such as ``fail_on`` names."""
+def fail(answers: Sequence[Kind], fail_on: str | None, of: str = "") -> None:
+    """End the command with :data:`HELD` where one of the answers is such as ``fail_on`` names.
+
+    Args:
+        of: what they are the answers of, where it is not one run's answer.
+    """
     if fail_on is None:
         return
-    kinds = [found.kind for found in answers if found.kind in FAILS[fail_on]]
+    kinds = [kind for kind in answers if kind in FAILS[fail_on]]
     if kinds:
         named = " and ".join(dict.fromkeys(kind.upper() for kind in kinds))
-        complain("held", "red", f"exit code {HELD}, since the answer is {named} (--fail-on)")
+        why = f"since the answer{of} is {named} (--fail-on)"
+        complain("held", "red", f"exit code {HELD}, {why}{_in_place()}")
         raise typer.Exit(HELD)
+
+
+def _in_place() -> str:
+    """What a script sees in place of the exit code where torchrun started this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ""
+    return ". torchrun itself exits with 1, whatever its processes exit with"
 
 
 def finish(folder: Path, rebuild: bool = False, fail_on: str | None = None) -> None:
@@ -93,7 +106,7 @@ def finish(folder: Path, rebuild: bool = False, fail_on: str | None = None) -> N
         names = dict.fromkeys(f"{alarm.name} (stage {alarm.stage})" for alarm in alarms)
         say(f"ALARM: {', '.join(names)}; gnomon audit {folder} shows why", "bold red")
     say_held(folder, found, fail_on)
-    fail([found], fail_on)
+    fail([found.kind], fail_on)
 
 
 def say_held(folder: Path, found: Answer, fail_on: str | None, name: str = "") -> None:

@@ -256,7 +256,7 @@ def _run_seeds(
         say_held(folder, found, fail_on, folder.name)
     if closed:
         raise GateClosed("\n".join(closed))
-    fail(list(answers.values()), fail_on)
+    fail([found.kind for found in answers.values()], fail_on)
 
 
 def placed_by_ray(recipe: Recipe) -> Recipe:
@@ -292,10 +292,10 @@ def report(
     from gnomon.report.sweeps import is_sweep
 
     check_fail_on(fail_on)
-    if fail_on is not None and (len(run_folders) > 1 or is_sweep(run_folders[0])):
+    if fail_on is not None and len(run_folders) > 1:
         raise ConfigError("--fail-on is about the answer of one run: give one run's folder")
     if len(run_folders) == 1 and is_sweep(run_folders[0]):
-        show_sweep(write_sweep(run_folders[0]))
+        show_sweep(write_sweep(run_folders[0]), fail_on)
         return
     if len(run_folders) == 1:
         finish(run_folders[0], rebuild=True, fail_on=fail_on)
@@ -309,8 +309,12 @@ def report(
         say(note)
 
 
-def show_sweep(view: SweepView) -> None:
-    """Print a sweep's table, what it does not say, and where its files are."""
+def show_sweep(view: SweepView, fail_on: str | None = None) -> None:
+    """Print a sweep's table, what it does not say, and where its files are.
+
+    Raises:
+        typer.Exit: with :data:`HELD`, where ``fail_on`` asks for it.
+    """
     from gnomon.report.sweeps import PLOT, TABLE, sweep_table
 
     show(sweep_table(view))
@@ -319,3 +323,5 @@ def show_sweep(view: SweepView) -> None:
     say(f"table: {view.path / TABLE}")
     if (view.path / PLOT).is_file():
         say(f"plot:  {view.path / PLOT}")
+    of = " for the first setting" if view.best else ", no setting coming first,"
+    fail([view.answer], fail_on, of)

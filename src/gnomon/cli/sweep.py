@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gnomon.cli.finish import FailOn, check_fail_on
 from gnomon.cli.run import quiet, show_sweep
 from gnomon.console import announce, say, show
 from gnomon.errors import ConfigError, RunStopped
@@ -58,6 +59,7 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with this sweep: finished runs are kept.")
     ] = False,
+    fail_on: FailOn = None,
 ) -> None:
     """Run a recipe with several settings, and rank them.
 
@@ -68,6 +70,9 @@ def sweep(
 
     Without --objective, settings are ranked by what the policy is not trained on: a verifier or
     judge of compare or observe, or held-out rows. docs/sweeps.md says more.
+
+    --fail-on goes by the setting that comes first, and takes none coming first, some being held,
+    for hold.
     """  # fmt: skip
     from gnomon.recipe.load import load_recipe
     from gnomon.stages.seeds import parse_seeds
@@ -79,6 +84,7 @@ def sweep(
         raise ConfigError("--search optuna draws settings: say how many, as in --trials 20")
     if search == "grid" and trials is not None:
         raise ConfigError("--trials goes with --search optuna: a grid tries every combination")
+    check_fail_on(fail_on)
     seconds = parse_duration(budget) if budget is not None else None
     plan = plan_sweep(
         lambda changes: load_recipe(recipe, changes), recipe.absolute().parent, overrides or [],
@@ -88,10 +94,12 @@ def sweep(
     if dry_run:
         _plan(plan, seconds, max_runs)
         return
-    _run(plan, resume, seconds, max_runs)
+    _run(plan, resume, seconds, max_runs, fail_on)
 
 
-def _run(plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | None) -> None:
+def _run(
+    plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | None, fail_on: str | None
+) -> None:
     from gnomon.report.sweeps import read_sweep
     from gnomon.stages.sweep import run_sweep
 
@@ -102,7 +110,7 @@ def _run(plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | No
     except RunStopped:
         show_sweep(read_sweep(plan.folder))
         raise
-    show_sweep(read_sweep(plan.folder))
+    show_sweep(read_sweep(plan.folder), fail_on)
 
 
 def _say_plan(plan: SweepPlan) -> None:

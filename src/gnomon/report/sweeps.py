@@ -29,7 +29,7 @@ from gnomon.recipe.sweep import short_keys, show
 from gnomon.report import markdown
 from gnomon.report.candidate import subject
 from gnomon.report.format import duration, measured, number
-from gnomon.report.ship import answer, standing
+from gnomon.report.ship import Kind, answer, standing
 from gnomon.runs.read import RunView, read_run
 from gnomon.runs.sweeps import SWEEP, Sweep, SweptRun
 from gnomon.stats.intervals import Interval, finite_or_none, mean_interval
@@ -137,6 +137,15 @@ class SweepView:
         """The first setting; None where none was measured and found free of alarms, closed gates
         and failed runs."""
         return next((row for row in self.rows if row.tier < 2), None)
+
+    @property
+    def answer(self) -> Kind:
+        """Whether the setting that comes first may ship: ``ship`` where all its runs may, ``hold``
+        where none comes first and some are held."""
+        if self.best is None:
+            return "hold" if any(row.held for row in self.rows) else "not shown"
+        ships = self.best.complete and all(run.answer == "ship" for run in self.best.runs)
+        return "ship" if ships else "not shown"
 
     @property
     def notes(self) -> list[str]:
