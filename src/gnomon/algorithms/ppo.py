@@ -176,9 +176,10 @@ class PPO(Algorithm):
             "mismatch": float((old - sampler).abs().mean()),
             "ref_logprob": float(ref.double().mean()),
             "advantage_std": float(spread),
-            "explained_variance": float(explained),
             "beta": self.beta,
         }
+        if not explained.isnan():  # undefined where all returns are the same
+            metrics["explained_variance"] = float(explained)
         if self.settings.base_mix != "geometric":  # which is no distribution (NO_K3)
             metrics["kl_k3"] = float(kl_estimate(old, ref, "k3").mean())
         if self.settings.target_kl is None:  # else the price is what holds the KL there

@@ -13,6 +13,7 @@ from gnomon.report import style
 from gnomon.report.format import METRICS, metric_label, number
 from gnomon.report.format import value as format_value
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.not_finite import is_bound
 from gnomon.runs.read import StageView
 from gnomon.runs.rows import Column, SampleRow
 from gnomon.stats.intervals import Interval
@@ -51,7 +52,7 @@ def _panels(stage: StageView) -> list[str]:
     logged = {
         name
         for name, y in stage.metrics.items()
-        if name not in _AXES and np.isfinite(y).any() and not _is_bound(name, stage.metrics)
+        if name not in _AXES and np.isfinite(y).any() and not is_bound(name, stage.metrics)
     }
     logged -= {
         name for name in logged if name.endswith("errors") and not np.nansum(stage.metrics[name])
@@ -309,13 +310,6 @@ def _error(m: Interval) -> Any:
     if not m.known:
         return None
     return np.array([[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]])
-
-
-def _is_bound(name: str, columns: Mapping[str, Column]) -> bool:
-    """Whether ``x_low``, ``x_high`` or ``x_n`` is of the interval of a logged x."""
-    return any(
-        name.endswith(end) and name.removesuffix(end) in columns for end in ("_low", "_high", "_n")
-    )
 
 
 def _cut(text: str, size: int) -> str:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gnomon.errors import DataError
 from gnomon.files import first_line
+from gnomon.runs.not_finite import not_finite
 
 Trainer = Literal["trl", "verl"]
 METRICS: Mapping[Trainer, Mapping[str, str]] = {
@@ -200,9 +201,8 @@ def metric_rows(
                 if isinstance(value, float) and not math.isfinite(value):
                     broken.setdefault(name, []).append(int(row["step"]))
             yield _renamed(row, trainer)
-    for name, steps in broken.items():
-        rows = f"{len(steps)} row{'s' if len(steps) > 1 else ''}"
-        out.note(f"metric {name} is not finite in {rows}, first at step {steps[0]}: left out there")
+    for said in not_finite(broken):
+        out.note(said)
 
 
 def _metrics_file(source: Path, trainer: Trainer) -> Path | None:

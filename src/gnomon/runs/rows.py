@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import RunError
 from gnomon.files import first_line, make_folder, plain_errors, write_file
+from gnomon.runs.not_finite import is_bound, not_finite
 
 Value = float | int | str | bool | None
 Column = NDArray[np.float64]
@@ -326,7 +327,8 @@ class MetricsStore(RowStore):
 
     @classmethod
     def read(cls, path: Path, done: bool) -> tuple[dict[str, Column], list[str]]:
-        """The numbers by column, NaN where a row has none, and what could not be read."""
+        """The numbers by column, NaN where a row has none, and what could not be read or is not
+        finite."""
         table, problems = cls.read_table(path, done)
         kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
         numbers = [f.name for f in table.schema if any(is_kind(f.type) for is_kind in kinds)]
@@ -336,12 +338,16 @@ class MetricsStore(RowStore):
         if others:
             named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
             problems.append(f"{path}: {named} holds no numbers; left out")
-        columns = {
-            name: np.array(
-                [math.nan if v is None else float(v) for v in table.column(name).to_pylist()]
-            )
-            for name in numbers
-        }
+        columns, broken = {}, {}
+        for name in numbers:
+            values = table.column(name).to_pylist()
+            columns[name] = np.array([math.nan if v is None else float(v) for v in values])
+            wrong = [i for i, v in enumerate(values) if v is not None and not math.isfinite(v)]
+            if wrong and not is_bound(name, numbers):
+                broken[name] = wrong
+        steps = columns.get("step", np.arange(table.num_rows, dtype=np.float64))
+        places = {n: [int(x) for x in np.nan_to_num(steps[rows])] for n, rows in broken.items()}
+        problems += [f"{path}: {said}" for said in not_finite(places)]
         return columns, problems
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gnomon.runs.not_finite import is_bound, not_finite
 from gnomon.runs.rows import Column
 
 _TAIL = 64  # bytes before the place reached, by which a file that was cut and grew again is known
@@ -99,7 +100,11 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.lines = Lines(path)
+        self._begin()
+
+    def _begin(self) -> None:
         self._columns: dict[str, list[float]] = {}
+        self._broken: dict[str, list[int]] = {}
         self._size = 0
 
     def columns(self) -> Mapping[str, Column]:
@@ -110,18 +115,32 @@ class Metrics:
         """
         rows, again = self.lines.advance()
         if again:
-            self._columns, self._size = {}, 0
+            self._begin()
         for row in rows:
             for key, value in row.items():
                 if isinstance(value, int | float):
                     column = self._columns.setdefault(key, [])
                     column += [math.nan] * (self._size - len(column))
                     column.append(_number(value))
+                    if not math.isfinite(column[-1]):
+                        self._broken.setdefault(key, []).append(_step(row, self._size))
             self._size += 1
         return {
             key: np.array(values + [math.nan] * (self._size - len(values)))
             for key, values in self._columns.items()
         }
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the rows read so far, in words."""
+        named = {k: v for k, v in self._broken.items() if not is_bound(k, self._columns)}
+        said = [f"{self.lines.path.name}: {text}" for text in not_finite(named)]
+        return [*([self.lines.problem] if self.lines.problem else []), *said]
+
+
+def _step(row: Mapping[str, Any], place: int) -> int:
+    step = row.get("step")
+    return int(step) if isinstance(step, int | float) and math.isfinite(step) else place
 
 
 def _number(value: float) -> float:

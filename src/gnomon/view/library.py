@@ -170,8 +170,7 @@ class Library:
         except OSError as error:
             problems.append(f"{folder.name}: metrics.jsonl cannot be read ({first_line(error)})")
             return {}
-        if metrics.lines.problem:
-            problems.append(f"{folder.name}: {metrics.lines.problem}")
+        problems += [f"{folder.name}: {problem}" for problem in metrics.problems]
         return columns
 
 
