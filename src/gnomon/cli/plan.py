@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from gnomon.errors import ConfigError
 
 if TYPE_CHECKING:
     from gnomon.plan.answers import Plan
+    from gnomon.plan.reading import Reading
 
 
 def plan(
@@ -70,6 +72,17 @@ def plan(
     held_out: Annotated[
         Path | None,
         typer.Option(help="A file that nothing is trained on: looked at for leaked prompts."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GNOMON=FILE names, as in prompt=question,chosen=good, for the files that have "
+            "these columns; may be repeated."
+        ),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="What a preference column's values mean, as in 0=a,1=b,2=tie."),
     ] = None,
     likelihood: Annotated[
         bool,
@@ -148,6 +161,7 @@ def plan(
         prices=prices,
         label_price=price_label,
         out=out,
+        reading=_reading(columns or [], labels or []),
         watch=_watch,
     )
     if as_json:
@@ -184,6 +198,26 @@ def _judge_prices(read: float | None, written: float | None) -> tuple[float, flo
             "costs nothing)"
         )
     return read, written
+
+
+def _reading(columns: Sequence[str], labels: Sequence[str]) -> Reading:
+    """How the files are to be read.
+
+    Raises:
+        ConfigError: an option that is no mapping, or a label that means neither a, b nor tie.
+    """
+    from gnomon.cli.mappings import parse_mapping
+    from gnomon.plan.reading import Reading
+    from gnomon.recipe.load import validate_as
+    from gnomon.recipe.schema import DataSpec
+
+    given = {
+        "path": "data",
+        "columns": parse_mapping("--columns", columns),
+        "labels": parse_mapping("--labels", labels),
+    }
+    checked = validate_as(DataSpec, given, "plan")
+    return Reading(checked.columns, checked.labels)
 
 
 def _watch(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,12 +252,14 @@ def inspect(
     *,
     other: str | Path | None = None,
     tokenizer: Any = None,
+    other_options: Mapping[str, Any] | None = None,
     **read_options: Any,
 ) -> Inspection:
     """Read a file and describe it; with ``other``, also count prompts that are in both.
 
     Args:
-        other: a second file (the test split, say), read with the same options.
+        other: a second file (the test split, say), read with the same options, or with
+            ``other_options``.
         tokenizer: measure lengths in its tokens rather than in words.
         read_options: of :func:`~gnomon.data.readers.read_groups`.
 
@@ -266,7 +268,8 @@ def inspect(
     """
     options = {"max_skipped": 1.0, **read_options}
     result = read_groups(path, **options)
-    against = read_groups(other, **options) if other is not None else None
+    theirs = options if other_options is None else {"max_skipped": 1.0, **other_options}
+    against = read_groups(other, **theirs) if other is not None else None
     groups = result.groups
     measure = _words if tokenizer is None else _tokens(tokenizer)
     keys = [prompt_key(g) for g in groups]

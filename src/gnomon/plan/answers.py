@@ -17,6 +17,7 @@ from gnomon.plan.bill import HUMAN
 from gnomon.plan.facts import DataFile, Facts, read_facts
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.methods import Choice, choose
+from gnomon.plan.reading import Reading
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
 from gnomon.plan.recipe_file import at_endpoint, to_yaml
 from gnomon.plan.serving import Load, Serving, serving
@@ -240,6 +241,7 @@ def make(
     prices: tuple[float, float] | None = None,
     label_price: float | None = None,
     out: Path = Path("recipe.yaml"),
+    reading: Reading | None = None,
     watch: Any = None,
 ) -> Plan:
     """The plan for data and a model.
@@ -250,6 +252,8 @@ def make(
         likelihood: ask the model whether the data's answers are such as it writes.
         prices: euros for a million tokens that a judge at an endpoint reads, and writes.
         label_price: euros for a person's judgement of a pair; None for a guess.
+        reading: the files' own names of columns, and what their labels mean; the recipe
+            says so too.
         out: where the recipe will be: what it names is relative to that folder.
 
     Raises:
@@ -271,8 +275,11 @@ def make(
     known: dict[str, Any] = {"judge": judge is not None, "tuned": is_tuned(model, folder)}
     known["label_price"] = HUMAN.price if label_price is None else label_price
     known["constitution"] = constitution is not None
-    facts, found = read_facts(paths, held_out, tokenizer, **known)
-    kept = read_facts([held_out], tokenizer=tokenizer)[1][0] if held_out is not None else None
+    facts, found = read_facts(paths, held_out, tokenizer, reading, **known)
+    kept = None
+    if held_out is not None:
+        own = Reading() if reading is None else reading.of(held_out)
+        kept = read_facts([held_out], None, tokenizer, own)[1][0]
     if likelihood:
         facts = _with_likelihood(facts, found, model, watch)
     choice = choose(facts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gnomon.data.columns import rename
 from gnomon.data.formats import READABLE_AS, detect, judgements
 from gnomon.data.inspect import Inspection, inspect
 from gnomon.data.readers import prompt_key, read_groups
@@ -18,6 +19,7 @@ from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
 from gnomon.plan.bill import HUMAN
+from gnomon.plan.reading import Reading
 from gnomon.records import Group
 from gnomon.stats.intervals import Interval, exact_interval
 
@@ -26,6 +28,8 @@ ANSWERS = ("answer", "solution", "ground_truth", "target", "final_answer", "gold
 TESTS = ("tests", "test_list", "test")
 """Columns with unit tests."""
 _MATHS = re.compile(r"####|\\boxed|^\s*[-+$]?\d[\d,. /%]*\s*$")
+VERDICT = "verdict"
+"""The format of two answers and a label that says which is better."""
 SHORT = 6
 """Words of an answer that can be compared as text."""
 STRAY = 0.01
@@ -108,6 +112,7 @@ class DataFile:
         kind: of its rows; answers of a word or a number, which a program can check and nobody can
             learn to write from, make ``prompts`` of demonstrations.
         check: the builtin reward that can check answers here, and the column that it reads.
+        reading: the data keys of a recipe that it was read with: ``columns``, ``labels``.
     """
 
     path: Path
@@ -115,10 +120,15 @@ class DataFile:
     kind: str
     facts: Facts
     check: tuple[str, str] | None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_facts(
-    paths: Sequence[Path], held_out: Path | None = None, tokenizer: Any = None, **known: Any
+    paths: Sequence[Path],
+    held_out: Path | None = None,
+    tokenizer: Any = None,
+    reading: Reading | None = None,
+    **known: Any,
 ) -> tuple[Facts, list[DataFile]]:
     """What is in the files, together and one by one.
 
@@ -126,6 +136,7 @@ def read_facts(
         paths: data files, each of its own format.
         held_out: a file whose prompts should be in none of them.
         tokenizer: the model's, to count tokens with; without it words are counted.
+        reading: the files' own names of columns, and what their labels mean.
         known: further fields of :class:`Facts`, as ``judge`` and ``tuned``.
 
     Raises:
@@ -140,31 +151,37 @@ def read_facts(
             raise ConfigError(f"{path} is named twice")
         if held_out is not None and path.resolve() == held_out.resolve():
             raise ConfigError(f"{path} is both data and --held-out: name another file for one")
-    files = [_read(path, held_out, tokenizer) for path in paths]
+    reading = reading or Reading()
+    reading.check([*paths, *([held_out] if held_out is not None else [])])
+    files = [_read(path, held_out, tokenizer, reading) for path in paths]
     known["counted"] = tokenizer is not None
     asked = sum(file.facts.prompts for file in files if file.kind == "prompts")
     return replace(_together([file.facts for file in files]), asked=asked, **known), files
 
 
-def _read(path: Path, held_out: Path | None, tokenizer: Any) -> DataFile:
-    _one_kind(path)
-    seen = inspect(path, other=held_out, tokenizer=tokenizer)
+def _read(path: Path, held_out: Path | None, tokenizer: Any, reading: Reading) -> DataFile:
+    options = reading.options(path)
+    _one_kind(path, options.get("columns", {}))
+    against = reading.options(held_out) if held_out is not None else None
+    seen = inspect(path, other=held_out, other_options=against, tokenizer=tokenizer, **options)
     if not seen.groups:
         raise DataError(f"{path}: no row of it can be used: gnomon data inspect {path} says why")
-    groups = read_groups(path, max_skipped=1.0).groups
+    groups = read_groups(path, max_skipped=1.0, **options).groups
     asked = groups
     if seen.kind != "prompts" and "prompts" in READABLE_AS.get(seen.kind, ()):
-        asked = read_groups(path, kind="prompts", max_skipped=1.0).groups
+        asked = read_groups(path, kind="prompts", max_skipped=1.0, **options).groups
+    if seen.format != VERDICT:  # nothing else has labels to be told the meaning of
+        options.pop("labels", None)
     check, checkable = _check(asked)
     facts = replace(_facts(seen, groups), checkable=checkable)
     words = [len(response.text.split()) for group in groups for response in group.responses]
     if seen.kind == "demonstrations" and check and np.median(words) <= SHORT:
         bare = replace(facts, demonstrations=0, response_tokens=0, mean_response=0.0)
-        return DataFile(path, seen, "prompts", bare, check)
-    return DataFile(path, seen, seen.kind, facts, check)
+        return DataFile(path, seen, "prompts", bare, check, options)
+    return DataFile(path, seen, seen.kind, facts, check, options)
 
 
-def _one_kind(path: Path) -> None:
+def _one_kind(path: Path, columns: Mapping[str, str]) -> None:
     """Refuse a file whose rows are of several kinds, which a reader would leave out or misread.
 
     Raises:
@@ -173,7 +190,8 @@ def _one_kind(path: Path) -> None:
     if not path.is_file():
         return  # a folder, or what the reader itself explains
     rows: dict[str, list[int]] = {}
-    for row in iter_rows(path):
+    raw = iter_rows(path)
+    for row in rename(list(raw), columns, str(path)) if columns else raw:
         if isinstance(row, RawRow) and (found := detect([row.data])) is not None:
             kind = "preferences" if found[1] == "rankings" else str(found[1])
             rows.setdefault(kind, []).append(row.source.row)

@@ -48,7 +48,7 @@ def off_policy(
         group
         for file in files
         if file.kind not in ("prompts", "text")
-        for group in read_groups(file.path, max_skipped=1.0).groups
+        for group in read_groups(file.path, max_skipped=1.0, **file.reading).groups
         if group.responses
     ]
     random.Random(0).shuffle(groups)

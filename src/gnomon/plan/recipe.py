@@ -186,7 +186,7 @@ class _Writer:
         return [file for file in self.files if file.kind in kinds]
 
     def _source(self, file: DataFile, kind: str) -> dict[str, Any]:
-        return {"path": self._place(file.path), "kind": kind}
+        return {"path": self._place(file.path), "kind": kind, **file.reading}
 
     def _place(self, path: Path) -> str:
         """As the recipe names it: relative to its own folder where it is below that."""
