@@ -1,6 +1,7 @@
 """Verdicts: said when planted, silent when not."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,3 +270,31 @@ def test_nothing_is_good_news_while_an_alarm_stands(tmp_path):
     for audit, kinds in ((None, {"good"}), (Audit(), {"good"}), (alarm, {"plain"})):
         run = _rising(tmp_path, _recipe(), ["judge"], audit)
         assert {v.kind for v in verdicts(run)} == kinds
+
+
+@pytest.mark.parametrize(
+    ("idle", "kind", "said"),
+    [
+        (8, "bad", "Stage ppo trained nothing in any of its 8 iterations: why; do x. Its model is"),
+        (4, "warn", "Stage ppo trained nothing in 4 of its 8 iterations: why; do x."),
+        (3, "", ""),
+    ],
+)
+def test_training_for_nothing_is_a_line_with_its_cure(tmp_path, idle, kind, said):
+    view = _ppo(tmp_path, reward=[0.0] * 8, grad_norm=[0.0] * idle + [1.0] * (8 - idle))
+    info = StageInfo(
+        name="ppo", algorithm="ppo", status="done", iterations=8,
+        idle_iterations=idle, idle_reason="why; do x",
+    )  # fmt: skip
+    told = [v for v in verdicts(replace(view, stages=(replace(view.stages[0], info=info),)))
+            if "trained nothing" in v.text]  # fmt: skip
+    assert [(v.kind, v.text[: len(said)]) for v in told] == ([(kind, said)] if kind else [])
+
+
+def test_training_for_nothing_is_known_by_the_gradients_where_no_record_counts(tmp_path):
+    """Of another trainer's run, and of one that is still going."""
+    view = _ppo(tmp_path, reward=[0.0] * 6, grad_norm=[0.0] * 6)
+    assert any("trained nothing in any of its 6 iterations." in t for t in _texts(view))
+    begun = StageInfo(name="ppo", algorithm="ppo", status="running", planned_iterations=40)
+    going = replace(view, stages=(replace(view.stages[0], info=begun),))
+    assert not any("trained nothing" in t for t in _texts(going))

@@ -127,6 +127,21 @@ def test_a_gate_that_failed_holds_and_its_text_is_the_reason(run):
     assert "Gate rm >= 0.3 after ppo failed: it is 0.5." in said
 
 
+def test_a_policy_whose_stage_trained_nothing_is_not_shown_whatever_opened(run):
+    good = _gated(_compared(run, rm=UP), True)
+    sft, ppo = good.stages
+    why = "all responses to each prompt have the same reward; look at the reward"
+    idle = ppo.info.model_copy(update={"iterations": 40, "idle_iterations": 40, "idle_reason": why})
+    kind, said = _said(_clear(replace(good, stages=(sft, replace(ppo, info=idle)))))
+    assert kind == "not shown"
+    assert f"1. Stage ppo trained nothing in any of its 40 iterations: {why}." in said
+    some = idle.model_copy(update={"idle_iterations": 39})
+    assert answer(_clear(replace(good, stages=(sft, replace(ppo, info=some))))).kind == "ship"
+    held = _audited(replace(good, stages=(sft, replace(ppo, info=idle))), _finding("alarm"))
+    kind, said = _said(held)
+    assert (kind, "trained nothing in any of its 40 iterations" in said) == ("hold", True)
+
+
 def test_a_capability_that_fell_beyond_its_interval_holds(run):
     for after, kind in ((0.40, "hold"), (0.495, "not shown"), (0.60, "ship")):
         found = answer(_measured(_clear(run), _eval("sft", 0.5), _eval("ppo", after)))

@@ -11,8 +11,10 @@ import torch
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.report.alarms import commands
+from gnomon.report.ship import answer
+from gnomon.report.table import answer_lines
 from gnomon.runs.manifest import Manifest, invocation, resume_command
-from gnomon.runs.read import RunView
+from gnomon.runs.read import RunView, read_run
 from gnomon.stages import run as pipeline
 from gnomon.stages.plan import make_plan
 from tiny_world import make_recipe, sft_stage
@@ -48,7 +50,31 @@ def test_a_reward_that_is_always_the_same_is_said_to_train_nothing(
     assert "iteration 1 trained nothing: all responses to each prompt have the same reward" in shown
     assert "the stage trained nothing in any of its 2 iterations" in shown
     assert stage_info(tmp_path, "01-g")["idle_iterations"] == 2
+    first, reason, *_ = answer_lines(answer(read_run(tmp_path / "run")))
+    assert first.startswith("NOT SHOWN")
+    assert "trained nothing in any of its 2 iterations: all responses to each prompt have" in reason
+    assert "raise rollout.samples" in reason
     assert any("2 iterations trained nothing" in line for line in said)
+
+
+def test_answers_that_are_all_cut_off_and_masked_are_said_to_train_nothing(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    text = "def reward(samples):\n    return [float(i) for i in range(len(samples))]\n"
+    (tmp_path / "length.py").write_text(text)
+    stage = {
+        "name": "g",
+        "algorithm": "grpo",
+        "settings": {"truncated": "mask"},
+        "data": {"path": "tunnel:prompts", "options": {"n": 8}},
+        "reward": {"function": "length.py:reward"},
+        "rollout": {"samples": 4, "max_new_tokens": 1},
+        "train": {"steps": 2, "batch_size": 2, "lr": 1e-2},
+    }
+    pipeline.run_recipe(make_recipe(tiny_folder, tmp_path, stage), base=tmp_path)
+    reason = answer_lines(answer(read_run(tmp_path / "run")))[1]
+    assert "of the responses ended by themselves" in reason
+    assert "raise rollout.max_new_tokens" in reason
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "dpo", "reward_model", "kto", "orpo", "simpo"])

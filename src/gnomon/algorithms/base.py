@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from gnomon.algorithms.idle import why_idle
 from gnomon.algorithms.metric import Metric, MetricSums
 from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.algorithms.rates import PREFERENCE_LR as PREFERENCE_LR
@@ -343,20 +344,7 @@ class Algorithm:
 
     def why_idle(self, metrics: Mapping[str, float]) -> str | None:
         """Why an iteration trained nothing, judged by its row of metrics; None where it did."""
-        if metrics["grad_norm"]:
-            return None
-        if metrics.get("zero_spread") == 1.0:
-            return (
-                f"all responses to each prompt have the same reward (its mean is "
-                f"{metrics.get('reward', 0.0):g}), so none is better than another; look at the "
-                "reward, raise rollout.samples, or take prompts that are neither too easy nor too "
-                "hard"
-            )
-        if metrics.get("prompts_used") == 0.0:
-            return (
-                "no response was good enough to learn from (check the threshold and the cut-offs)"
-            )
-        return "its gradient is 0 (or all its rows weigh 0)"
+        return why_idle(metrics)
 
 
 def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> list[TokenGroup]:

@@ -15,10 +15,11 @@ speaks for it:
 
 (a judge's word counts where people vouch for it: a calibration),
 
-no reward model likes it less beyond its interval, every record that this rests on could be read,
-the recipe is the one that the run was made by, and the audit looked at the policy (for reward
-hacking, where its own stage or one that it descends from optimised a reward) and raised no alarm. A
-gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
+its own stage trained something, no reward model likes it less beyond its interval, every record
+that this rests on could be read, the recipe is the one that the run was made by, and the audit
+looked at the policy (for reward hacking, where its own stage or one that it descends from optimised
+a reward) and raised no alarm. A gate on what training costs (KL, length, loss) keeps a model from
+shipping and never ships it.
 
 A reward model that no people vouch for is a weak witness: it likes three sound policies of ten less
 (docs/gates.md), and one that shares the trained reward's faults, or its labellers' taste, likes a
@@ -47,6 +48,7 @@ from gnomon.report.compute import CONTROL
 from gnomon.report.facts import rewarded
 from gnomon.report.findings import HACKING, unseen
 from gnomon.report.format import measured, number
+from gnomon.report.idle import idle
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS
@@ -111,8 +113,9 @@ def answer(run: RunView) -> Answer:
     model = candidate(run)
     seen = changes(run, model)
     against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, seen)]
+    untrained = list(_untrained(run, model))
     if against:
-        return _answer("hold", subject(run), against)
+        return _answer("hold", subject(run), [*against, *untrained])
     unread = [Reason(f"Not read: {problem}.") for problem in run.unread]
     unfinished, doubts = [*unread, *_unfinished(run)], list(_doubts(seen))
     rose = [change for change in seen if change.gap.low > 0]
@@ -121,11 +124,13 @@ def answer(run: RunView) -> Answer:
     opened = [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r, _ in gates]
     says = {weight for _, weight in gates} | {_weight(change.vouched) for change in rose}
     looked = _looked(run, alone="shown" not in says)
-    if not unfinished and not unasked(run) and looked and "shown" in says and not doubts:
+    speaks = looked and "shown" in says and not doubts and not untrained
+    if speaks and not unfinished and not unasked(run):
         return _answer("ship", model, [*opened, *better, *looked])
     weak = [change.column for change in seen if not change.vouched]
     missing = _missing(run, model, says, bool(looked), bool(doubts), weak)
-    reasons = [*unfinished, *doubts, *better, *opened, *looked] or list(_no_evidence(run, model))
+    reasons = [*untrained, *unfinished, *doubts, *better, *opened, *looked]
+    reasons = reasons or list(_no_evidence(run, model))
     if unread:
         missing = [Need("Put back what could not be read, or make it again: what it says may speak "
                         "against the policy.")]  # fmt: skip
@@ -198,6 +203,14 @@ def _doubts(seen: Sequence[Change]) -> Iterator[Reason]:
 
 
 # -- what speaks for it, and what is missing ------------------------------------------------------
+
+
+def _untrained(run: RunView, model: str) -> Iterator[Reason]:
+    """That the policy is the model that its stage started from."""
+    for i, stage in enumerate(run.stages, start=1):
+        found = idle(stage) if stage.name == model else None
+        if found is not None and found.whole:
+            yield Reason(f"Stage {stage.name} {found.sentence}", f"stage-{i}")
 
 
 def _unfinished(run: RunView) -> Iterator[Reason]:

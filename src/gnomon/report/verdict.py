@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gnomon.report.format import better_sign, interval, measured, number
+from gnomon.report.idle import idle
 from gnomon.report.kinds import column_kinds, metric_kind
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.runs.comparison import Comparison
@@ -43,7 +44,7 @@ def verdicts(run: RunView) -> list[Verdict]:
     for stage in run.stages:
         if kept := in_words(stage.info):
             out.append(Verdict("plain", f"Stage {stage.name}: {kept}."))
-        out += [*_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
+        out += [*_idle(stage), *_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
         out += _displacement(stage)
         t = trajectory(stage)
         if t is not None:
@@ -165,6 +166,13 @@ def _pair(heading: str, model: str, gap: Interval, figures: str, sign: int) -> V
     word = "better than" if better else "worse than"
     text = f"{heading} is {word} {model} by {size} ({figures})."
     return Verdict("good" if better else "bad", text)
+
+
+def _idle(stage: StageView) -> Iterator[Verdict]:
+    """Training that was for nothing, or mostly."""
+    found = idle(stage)
+    if found is not None and 2 * found.count >= found.of:
+        yield Verdict("bad" if found.whole else "warn", f"Stage {stage.name} {found.sentence}")
 
 
 def _finite_loss(stage: StageView) -> Iterator[Verdict]:

@@ -143,7 +143,8 @@ class StageInfo(Record):
         start: where the weights came ``from`` and their ``sha256``.
         inputs: by place outside of the run that it reads, SHA-256 of each file there.
         planned_iterations: of the whole stage, noted when its training begins.
-        iterations: that it came to have; ``idle_iterations`` of them trained nothing.
+        iterations: that it came to have; ``idle_iterations`` of them trained nothing, the last for
+            ``idle_reason``.
         summary: the last figures; ``held_out`` are those of the held-out rows.
         reference: what the cache of reference log-probs did.
         peak: with ``train.stop_at_peak``: by which ``judge``, after which ``iteration`` the kept
@@ -171,6 +172,7 @@ class StageInfo(Record):
     planned_iterations: int | None = None
     iterations: int | None = None
     idle_iterations: int = 0
+    idle_reason: str = ""
     summary: dict[str, Any] = {}
     held_out: dict[str, Any] = {}
     reference: dict[str, Any] = {}

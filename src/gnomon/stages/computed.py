@@ -61,6 +61,7 @@ def came_of(
     info: dict[str, Any] = {
         "iterations": loop.end,
         "idle_iterations": loop.idle.count,
+        "idle_reason": loop.idle.reason,
         "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
         "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
     }

@@ -106,6 +106,7 @@ class IdleWatch:
 
     Attributes:
         count: how many there were; set by :meth:`sum_up`.
+        reason: of the last of them.
     """
 
     def __init__(self, algorithm: Algorithm, iterations: int, tell: Callable[[str], None]) -> None:
@@ -113,6 +114,7 @@ class IdleWatch:
         self.iterations = iterations
         self.tell = tell
         self.count = 0
+        self.reason = ""
         self._in_a_row = 0
         self._tell_at = 1
 
@@ -134,15 +136,16 @@ class IdleWatch:
         trained = [row for row in rows if row.get("grad_norm") is not None]  # not an evaluation's
         reasons = [why for row in trained if (why := self._why(row))]
         self.count = len(reasons)
+        self.reason = reasons[-1] if reasons else ""
         if self.count == self.iterations:
             self.tell(
                 f"warning: the stage trained nothing in any of its {self.count} iterations: "
-                f"{reasons[-1]}. Its model is the one it started from."
+                f"{self.reason}. Its model is the one it started from."
             )
         elif self.count:
             self.tell(
                 f"warning: {self.count} of {self.iterations} iterations trained nothing; the last "
-                f"of them: {reasons[-1]}"
+                f"of them: {self.reason}"
             )
 
     def _why(self, row: Mapping[str, Any]) -> str | None:
