@@ -122,8 +122,10 @@ class KTO(Algorithm):
     @torch.no_grad()
     def _metrics(self, scored: ScoredBatch, good: Tensor) -> dict[str, Metric]:
         change = scored.logprob - scored.reference
+        weight = scored.batch.group_weight[scored.batch.group_of]
         metrics: dict[str, Metric] = {}
-        for side, of in (("chosen", good), ("rejected", ~good)):
+        for side, own in (("chosen", good), ("rejected", ~good)):
+            of = weight * own
             metrics |= {
                 f"rewards/{side}": mean(self.settings.beta * change, of),
                 f"logprobs/{side}": mean(scored.logprob, of),
@@ -131,7 +133,7 @@ class KTO(Algorithm):
                 f"length/{side}": mean(scored.batch.lengths, of),
             }
         gain = change - scored.batch.scalar[BASELINE]
-        return metrics | {"accuracy": mean(_on_its_side(gain, good))}
+        return metrics | {"accuracy": mean(_on_its_side(gain, good), weight)}
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:

@@ -118,7 +118,7 @@ def held_out_report(
             ("better", values[better]),
             ("worse", values[worse]),
             ("tie", batch.pair_tie),
-            ("weight", batch.pair_weight * batch.group_weight[batch.pair_group]),
+            ("weight", judged_weight(batch)),
             ("better_length", batch.lengths[better]),
             ("worse_length", batch.lengths[worse]),
         ):
@@ -154,6 +154,11 @@ def evaluate_pairs(
     return Evaluation(metrics, {"held-out implicit reward": report.to_dict()})
 
 
+def judged_weight(batch: Batch) -> Tensor:
+    """[C] how much each comparison counts in figures: its own weight times its row's."""
+    return batch.pair_weight * batch.group_weight[batch.pair_group]
+
+
 def pair_weights(batch: Batch) -> Tensor:
     """[C] weights that let every prompt count once; ties count nothing."""
     weight = batch.pair_weight.masked_fill(batch.pair_tie, 0.0)
@@ -164,28 +169,30 @@ def pair_weights(batch: Batch) -> Tensor:
 @torch.no_grad()
 def pair_metrics(scored: ScoredBatch, rewards: Tensor) -> dict[str, Metric]:
     """What people tune by, over the pairs of a micro-batch: rewards, log-probs (nats) and lengths
-    of both sides; with a reference, what changed since."""
+    of both sides; with a reference, what changed since. Pairs count as in the held-out figures:
+    by their weight and their row's, ties not at all."""
+    weight = judged_weight(scored.batch).masked_fill(scored.batch.pair_tie, 0.0)
     chosen_reward, rejected_reward = scored.sides(rewards)
     gap = chosen_reward - rejected_reward
     chosen, rejected = scored.sides(scored.logprob)
     metrics = {
-        "rewards/chosen": mean(chosen_reward),
-        "rewards/rejected": mean(rejected_reward),
-        "margin": mean(gap),
-        "accuracy": mean((gap > 0).float() + 0.5 * (gap == 0).float()),
-        "logprobs/chosen": mean(chosen),
-        "logprobs/rejected": mean(rejected),
-        "length/chosen": mean(scored.lengths[0]),
-        "length/rejected": mean(scored.lengths[1]),
+        "rewards/chosen": mean(chosen_reward, weight),
+        "rewards/rejected": mean(rejected_reward, weight),
+        "margin": mean(gap, weight),
+        "accuracy": mean((gap > 0).float() + 0.5 * (gap == 0).float(), weight),
+        "logprobs/chosen": mean(chosen, weight),
+        "logprobs/rejected": mean(rejected, weight),
+        "length/chosen": mean(scored.lengths[0], weight),
+        "length/rejected": mean(scored.lengths[1], weight),
     }
     if scored.ref_logprob is not None:
         change = scored.logprob - scored.ref_logprob
         up, down = scored.sides(change)
         metrics |= {
-            "logprobs/chosen_change": mean(up),
-            "logprobs/rejected_change": mean(down),
-            "displacement": mean(((up < 0) & (down < 0)).float()),
-            "kl_forward": mean(-change),
+            "logprobs/chosen_change": mean(up, weight),
+            "logprobs/rejected_change": mean(down, weight),
+            "displacement": mean(((up < 0) & (down < 0)).float(), weight),
+            "kl_forward": mean(-change, scored.batch.group_weight[scored.batch.group_of]),
         }
     return metrics
 

@@ -26,7 +26,7 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import RewardModelSettings
-from gnomon.algorithms.pairs import accuracy_metrics, held_out_report
+from gnomon.algorithms.pairs import accuracy_metrics, held_out_report, judged_weight
 from gnomon.data.batch import Batch, to_device
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, plackett_luce
@@ -133,11 +133,12 @@ class RewardModel(Algorithm):
 
     def _metrics(self, batch: Batch, scores: Tensor) -> dict[str, Metric]:
         better, worse = batch.pairs.unbind(1)
-        margin, strict = scores[better] - scores[worse], ~batch.pair_tie
+        margin = scores[better] - scores[worse]
+        weight = judged_weight(batch).masked_fill(batch.pair_tie, 0.0)
         return {
-            "accuracy": mean((margin > 0).float() + 0.5 * (margin == 0).float(), strict),
-            "margin": mean(margin, strict),
-            "score": mean(scores),
+            "accuracy": mean((margin > 0).float() + 0.5 * (margin == 0).float(), weight),
+            "margin": mean(margin, weight),
+            "score": mean(scores, batch.group_weight[batch.group_of]),
         }
 
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
