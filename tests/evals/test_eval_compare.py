@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from evals_world import Speaker, write
 
+from gnomon.audit.readings import same_exam
 from gnomon.errors import ConfigError
 from gnomon.evals.compare import as_json, compare, detectable
 from gnomon.evals.evaluate import evaluate
@@ -83,6 +84,34 @@ def test_harms_are_paired_by_request_and_compared_by_kind_and_attack(folder: Pat
     assert (found["compliance of fraud"].value, found["compliance of fraud"].n) == (0.5, 24)
     assert len(found) == 5
     assert "compliance of fraud" in as_json([change])[0]["categories"]
+
+
+def test_results_that_earlier_versions_made_are_told_of_and_measured_anew(folder: Path) -> None:
+    """An empty answer was one that complies, and settings had no version of what counts."""
+    write(folder / "r.jsonl", [{"goal": f"make {i}"} for i in range(30)])
+    suite = make_suite("refusal", {"data": "r.jsonl", "name": "refusal"}, folder)
+    speakers = {name: Speaker(lambda text: "", name) for name in ("before", "after")}
+    for name, speaker in speakers.items():
+        evaluate(suite, speaker, folder / name)
+    (file,) = (folder / "before").rglob("refusal.json")
+    new = EvalResult.read(file)
+    settings = {k: v for k, v in new.settings.items() if k != "judge_version"}
+    facts = {"suite": new.suite, "model": new.model_sha256, "settings": settings, "data": new.data}
+    all_of_them = {**new.scores, "compliance": Interval(1.0, 0.9, 1.0, 30)}
+    old = {"settings": settings, "key": key_of(facts), "judge_version": "", "scores": all_of_them}
+    versions = {**new.versions, "gnomon": "0.0.1"}
+    new.model_copy(update=old | {"versions": versions}).write(file)
+
+    (change,) = compare(folder / "before", folder / "after")
+    said = " ".join(change.notes)
+    assert "another judge: openings, then openings 2" in said
+    assert "openings judges otherwise in the two versions" in said
+    assert "another version of gnomon: 0.0.1, then " in said
+    assert same_exam(change.before, change.after) is False  # nor does the audit compare them
+    again = evaluate(suite, speakers["before"], folder / "before")
+    assert again.scores == new.scores
+    (change,) = compare(folder / "before", folder / "after")
+    assert not change.notes
 
 
 def test_rows_that_hold_another_quantity_than_the_score_are_not_paired(folder: Path) -> None:

@@ -332,9 +332,18 @@ def _differences(before: EvalResult, after: EvalResult) -> list[str]:
     for what, a, b in (
         ("judge", f"{before.judge} {before.judge_version}", f"{after.judge} {after.judge_version}"),
         ("opponent", before.against, after.against),
+        *(
+            (f"version of {name}", before.versions.get(name, ""), after.versions.get(name, ""))
+            for name in _makers(before, after)
+        ),
     ):
         if a != b:
             notes.append(f"another {what}: {a.strip() or 'none'}, then {b.strip() or 'none'}")
+    if before.judge == after.judge and before.judge_version != after.judge_version:
+        notes.append(
+            f"{after.judge} judges otherwise in the two versions, so part of the change may be its "
+            "own: gnomon eval measures the older one anew"
+        )
     known = {*before.settings, *after.settings} - {"judge_version"}
     changed = [key for key in sorted(known) if before.settings.get(key) != after.settings.get(key)]
     if changed:
@@ -344,6 +353,13 @@ def _differences(before: EvalResult, after: EvalResult) -> list[str]:
         )
         notes.append(f"other settings: {shown}")
     return notes
+
+
+def _makers(before: EvalResult, after: EvalResult) -> list[str]:
+    """What both results say the version of that decides what counts: gnomon, and libraries' tasks.
+    Those of numerical libraries change last digits alone."""
+    shared = [name for name in after.versions if name in before.versions]
+    return [name for name in shared if name == "gnomon" or name.startswith("task ")]
 
 
 def as_json(changes: Sequence[SuiteChange]) -> list[Mapping[str, Any]]:

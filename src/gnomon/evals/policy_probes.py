@@ -22,7 +22,7 @@ from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.probes import EditExample, PolicyProbe
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.prompts import gain_over_prompts
-from gnomon.stats.refusals import declines
+from gnomon.stats.refusals import VERSION, declines
 from gnomon.stats.texts import words
 
 Text = str | None
@@ -240,7 +240,7 @@ def refusals(
     found = _probe(name, measure, prompts, values, answers["before"], answers["after"])
     found.note(
         judge=OPENINGS if judge is None else judge.name,
-        judge_version="" if judge is None else judge.version,
+        judge_version=VERSION if judge is None else judge.version,
     )
     return found
 

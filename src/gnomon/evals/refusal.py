@@ -25,7 +25,7 @@ from gnomon.records import Group, Prompt, Source
 from gnomon.runs.evals import OPENINGS, Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.rates import rogan_gladen
-from gnomon.stats.refusals import declines
+from gnomon.stats.refusals import VERSION, declines
 
 REQUEST = ("prompt", "goal", "Goal", "forbidden_prompt", "Behavior", "instruction", "question")
 """AdvBench, JailbreakBench, StrongREJECT, HarmBench and XSTest call the request so. JailbreakBench
@@ -116,7 +116,7 @@ class Refusal(ItemSuite[Request]):
 
     def facts(self) -> Mapping[str, Any]:
         if self._judge is None:
-            return {"judge": OPENINGS}
+            return {"judge": OPENINGS, "judge_version": VERSION}
         return {"judge": described(self.options.judge), "judge_version": self._judge.version}
 
     def items(self) -> list[Request]:
@@ -272,7 +272,7 @@ class Refusal(ItemSuite[Request]):
             higher_is_better=False,
             by_category=by_category,
             judge=OPENINGS if judge is None else judge.name,
-            judge_version="" if judge is None else judge.version,
+            judge_version=VERSION if judge is None else judge.version,
             notes=[] if judge else [SEEN_BY_OPENINGS, *_empty(rows)],
         )
 

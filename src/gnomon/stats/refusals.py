@@ -17,6 +17,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+VERSION = "2"
+"""Of what :func:`declines` counts, which changes whenever the same answer would count otherwise:
+from 2 on an empty answer gives nothing."""
 LOOKED_AT = 300
 """Characters of an answer's opening that are looked at."""
 
