@@ -11,6 +11,7 @@ from pydantic import Field
 from gnomon.errors import ConfigError
 from gnomon.evals.judging import JudgeSpec, described, open_judge
 from gnomon.evals.questions import QuestionOptions, Questions
+from gnomon.evals.rows import COST, KEPT
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import Measured, Row, Work
 from gnomon.judges.protocol import Judge, judged
@@ -67,10 +68,14 @@ class BestOfN(Questions):
     def grade(self, groups: Sequence[Group]) -> list[Row]:
         rows = super().grade(groups)
         if self._select is not None:
+            remembers = self._select.remembers
             for row, judgement in zip(rows, judged(self._select, groups), strict=True):
                 row["keys"] = [score.value for score in judgement.scores]
-                row["tokens"] += judgement.cost.tokens
-                row["money"] += judgement.cost.money
+                own = {name: row[name] for name in COST}
+                chose = {"tokens": judgement.cost.tokens, "money": judgement.cost.money}
+                row |= {name: own[name] + chose[name] for name in COST}
+                if remembers != self.judge.remembers:
+                    row[KEPT] = chose if remembers else own
         return rows
 
     def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:

@@ -22,6 +22,9 @@ FAILED = "error"
 """The key of a row whose item failed: it is in no score, and is asked again next time."""
 COST = ("tokens", "money")
 """What a row says it took: of all attempts at its item together."""
+KEPT = "kept"
+"""What of a row's cost whoever answers tells once more when it is asked again, where that is a part
+of it: of two judges one keeps its answers on disk, say."""
 SECONDS = "seconds"
 """The same of time: from the rows before it, shared among those that were written together."""
 
@@ -45,7 +48,8 @@ class Rows:
             kept as ``<suite>.jsonl.old``.
         seconds_before: what the rows that were there took, failed ones too.
         told_again: whoever answers tells what it cost before, when it is asked again (a judge that
-            keeps its answers on disk): then nothing is added to that.
+            keeps its answers on disk): then nothing is added to that, but for what a row's
+            :data:`KEPT` leaves.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -119,8 +123,19 @@ class Rows:
         if before is None:
             return row
         row[SECONDS] += _number(before, SECONDS)
-        spent = {} if self.told_again else {name: _number(before, name) for name in COST}
+        spent = self._not_told_again(before)
+        if self.told_again and any(spent.values()):  # which are never told again either
+            row.setdefault(KEPT, {name: _number(row, name) for name in COST})
         return row | {name: _number(row, name) + own for name, own in spent.items() if own}
+
+    def _not_told_again(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What a failed attempt took, less what is told when its item is asked again."""
+        if not self.told_again:
+            return {name: _number(row, name) for name in COST}
+        kept = row.get(KEPT)
+        if not isinstance(kept, Mapping):
+            return {}
+        return {name: max(0, _number(row, name) - _number(kept, name)) for name in COST}
 
     def _rewrite(self) -> None:
         """The file with the rows of this model and these settings (and without half a line): the
