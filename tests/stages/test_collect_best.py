@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Judge, SampleJudge, Score
-from gnomon.records import Message, Prompt
+from gnomon.records import Group, Judgement, Message, Prompt
 from gnomon.rollout.protocol import Completion, FinishReason, SamplingParams
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
@@ -54,7 +56,7 @@ def rows(
     collector = Collector(
         Scripted(*texts),  # type: ignore[arg-type]
         judge or Length(),
-        CollectSettings(keep="best", **settings),
+        CollectSettings(**{"keep": "best", **settings}),
         SamplingParams(max_new_tokens=4),
         len(texts),
         seed=0,
@@ -82,6 +84,27 @@ def test_the_best_that_ended_is_kept(tmp_path: Path) -> None:
     found, skipped = rows(tmp_path, ("short", "longer one", "the longest was cut off..."))
     assert texts_of(found) == [["longer one"]]
     assert skipped == []
+
+
+class Explained(Length):
+    """Says what it thinks of each answer, by its number, as every judge with reasons does."""
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        return [
+            replace(found, reason="\n".join(f"{i}: {r.text}" for i, r in enumerate(g.responses, 1)))
+            for g, found in zip(groups, super().judge(groups), strict=True)
+        ]
+
+
+def test_reasons_name_the_answers_by_their_ids(tmp_path: Path) -> None:
+    (row,), _ = rows(tmp_path, ("short", "longer one", "", "mid", "the longest was..."), Explained())
+    reasons = dict(line.split(": ") for line in row["reason"].splitlines())
+    assert len(reasons) == 4  # of what was not kept, too
+    assert [reasons[r["id"]] for r in row["responses"]] == ["longer one"]
+    (row,), _ = rows(tmp_path / "all", ("bb", "a", "ccc"), Explained(), keep="all")
+    reasons = dict(line.split(": ") for line in row["reason"].splitlines())
+    assert [r["text"] for r in row["responses"]] == ["ccc", "bb", "a"]  # in order of their ranks
+    assert [reasons[r["id"]] for r in row["responses"]] == ["ccc", "bb", "a"]
 
 
 def test_one_answer_is_enough(tmp_path: Path) -> None:

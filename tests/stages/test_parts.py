@@ -218,7 +218,7 @@ def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
     for row in rows:
         ids = [r["id"] for r in row["responses"]]
         assert len(ids) == 2
-        pair = {"better": ids[1], "worse": "0", "tie": False, "weight": 0.5, "margin": 2.0}
+        pair = {"better": ids[1], "worse": "1", "tie": False, "weight": 0.5, "margin": 2.0}
         assert row["comparisons"] == [pair]
     read = read_groups(tmp_path / "groups.jsonl", kind="preferences").groups
     assert {g.comparisons for g in read} == {(Comparison(1, 0, 0.5, 2.0),)}

@@ -278,11 +278,16 @@ def left_out(group: Group, reason: str, cure: str) -> dict[str, Any]:
 
 
 def _response(group: Group, i: int) -> dict[str, Any]:
-    return {"id": str(i), "text": group.responses[i].text}
+    return {"id": _number(i), "text": group.responses[i].text}
+
+
+def _number(i: int) -> str:
+    """A response's id: the number by which judges name it in their reasons, which count from 1."""
+    return str(i + 1)
 
 
 def _pair(c: Comparison) -> dict[str, Any]:
-    pair: dict[str, Any] = {"better": str(c.better), "worse": str(c.worse), "tie": c.tie}
+    pair: dict[str, Any] = {"better": _number(c.better), "worse": _number(c.worse), "tie": c.tie}
     if c.weight != 1.0:
         pair["weight"] = c.weight
     if c.margin:
