@@ -170,6 +170,13 @@ THREADED = {
     "try:\n    lock.release()\nexcept ValueError:\n    print(2 * queue.get())\n"
     "with turn:\n    Timer(0.05, lambda: turn.__enter__() and (turn.notify(), turn.__exit__())).start()\n"
     "    assert turn.wait(20)",
+    "shared values": POOL + "from ctypes import Structure, c_int\nfrom multiprocessing import Array, Value\n"
+    "from multiprocessing.sharedctypes import RawArray, RawValue\n"
+    "class Point(Structure):\n    _fields_ = [('x', c_int), ('y', c_int)]\n"
+    "total, seen, raw, point = Value('q'), Array('i', 3), RawArray('d', [1.0, 2.0]), RawValue(Point, 1, 2)\n"
+    "assert (list(seen), sum(raw), point.y, len(RawArray('i', 0))) == ([0, 0, 0], 3.0, 2, 0)\n"
+    "def add(i):\n    with total.get_lock():\n        total.value += 2\n    seen[i % 3] = 1\n"
+    "ThreadPool(4).map(add, range(n))\nprint(total.value)",
 }  # fmt: skip
 
 

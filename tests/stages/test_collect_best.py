@@ -97,7 +97,8 @@ class Explained(Length):
 
 
 def test_reasons_name_the_answers_by_their_ids(tmp_path: Path) -> None:
-    (row,), _ = rows(tmp_path, ("short", "longer one", "", "mid", "the longest was..."), Explained())
+    texts = ("short", "longer one", "", "mid", "the longest was...")
+    (row,), _ = rows(tmp_path, texts, Explained())
     reasons = dict(line.split(": ") for line in row["reason"].splitlines())
     assert len(reasons) == 4  # of what was not kept, too
     assert [reasons[r["id"]] for r in row["responses"]] == ["longer one"]

@@ -1,8 +1,10 @@
-"""What stands in for ``_multiprocessing`` in a program of one process: locks among its threads.
+"""What stands in for the system's part of multiprocessing in a program of one process: locks among
+its threads, and memory that they share anyway.
 
 A process of its own is all that a program gets, so the semaphores by which multiprocessing makes
 its locks need not be the system's, for which a folder shared with others would have to be open.
-Thread pools (``multiprocessing.pool.ThreadPool``), queues and locks then work as anywhere.
+Thread pools (``multiprocessing.pool.ThreadPool``), queues and locks then work as anywhere, and so
+do ``Value`` and ``Array``, whose memory would be a file in ``/dev/shm``.
 """
 
 from __future__ import annotations
@@ -82,8 +84,22 @@ class SemLock:
         self.release()
 
 
+class BufferWrapper:
+    """Zeroed memory, as ``multiprocessing.heap.BufferWrapper`` is."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = bytearray(size)
+
+    def create_memoryview(self) -> memoryview:
+        """The memory itself."""
+        return memoryview(self._memory)
+
+
 def stand_in() -> None:
-    """Let multiprocessing find these locks in place of the system's."""
-    module = types.ModuleType("_multiprocessing")
-    vars(module).update(SemLock=SemLock, sem_unlink=lambda name: None, flags={})
-    sys.modules["_multiprocessing"] = module
+    """Let multiprocessing find these locks and this memory in place of the system's."""
+    locks = types.ModuleType("_multiprocessing")
+    vars(locks).update(SemLock=SemLock, sem_unlink=lambda name: None, flags={})
+    memory = types.ModuleType("multiprocessing.heap")
+    vars(memory).update(BufferWrapper=BufferWrapper)
+    for module in (locks, memory):
+        sys.modules[module.__name__] = module
