@@ -39,6 +39,14 @@ def words():
     return score
 
 
+@scorer(metrics=[mean(), stderr()])
+def some():
+    async def score(state, target):
+        return Score(value=float("nan") if state.input_text.startswith("What is 1 ") else 1.0)
+
+    return score
+
+
 @solver
 def are_you_sure():
     async def solve(state, generate):
@@ -71,6 +79,11 @@ def addition(n: int = 4):
 @task
 def counted():
     return Task(sums(3), solver=generate(), scorer=words())
+
+
+@task
+def unscored():
+    return Task(sums(3), solver=generate(), scorer=some())
 
 
 @task
@@ -157,6 +170,15 @@ def test_a_sample_that_fails_costs_only_itself(base: Path, tiny_folder: Path) ->
     assert result.scores["words"].value == 3.0  # type: ignore[union-attr]
     assert "cannot be scored" in next(row["error"] for row in rows if "error" in row)
     assert any("1 of 3 samples failed" in note for note in result.notes)
+
+
+def test_a_sample_that_was_not_scored_is_in_no_score(base: Path, tiny_folder: Path) -> None:
+    subject = scripted(tiny_folder, lambda prompt, place: "2")
+    result, rows = measured("inspect/tasks.py@unscored", {}, base, subject)
+    figure = result.scores["some"]
+    assert figure is not None
+    assert (figure.value, figure.n, result.n, result.errors) == (1.0, 2, 2, 1)
+    assert [row["request"] for row in rows] == ["0", "1", "2"]
 
 
 def test_conversations_are_shown_to_the_model(base: Path, tiny_folder: Path) -> None:

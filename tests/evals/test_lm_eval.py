@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import tiny_world
 from gnomon.errors import ConfigError, DataError, RunStopped
 from gnomon.evals import lm_eval_tasks
 from gnomon.evals.lm_eval_model import EngineLM
+from gnomon.evals.lm_eval_run import _resampled
 from gnomon.evals.lm_eval_tasks import load_tasks
 from gnomon.evals.rows import Rows
 from gnomon.evals.subject import Model
@@ -187,6 +189,8 @@ def test_items_that_share_a_passage_are_a_cluster(tmp_path: Path, subject: Model
     result, kept = measured("lm_eval/truthfulqa_mc1", options, tmp_path, subject)
     right = [row["scores"]["acc"] for row in kept]
     assert result.scores["acc"] == weighted_proportion(right, clusters=[i // 3 for i in range(9)])
+    asked = [row["request"] for row in kept]  # by which two results are compared
+    assert [asked.index(request) for request in asked] == [i // 3 * 3 for i in range(9)]
     with pytest.raises(ConfigError, match="no field 'pasage'; did you mean 'passage'"):
         measured("lm_eval/truthfulqa_mc1", {**options, "cluster": "pasage"}, tmp_path, subject)
 
@@ -415,3 +419,13 @@ def test_rows_are_json_without_what_only_lm_eval_understands(
     _, rows = measured("lm_eval/truthfulqa_mc2", {"data": ["t.jsonl"]}, tmp_path, subject)
     assert json.dumps(rows)
     assert set(rows[0]) >= {"id", "item", "prompt", "answers", "choices", "target", "scores"}
+
+
+def test_a_score_that_no_draw_of_items_changes_has_no_interval() -> None:
+    def f1(pairs: Sequence[tuple[int, int]]) -> float:
+        right = sum(gold and said for gold, said in pairs)
+        return 2 * right / sum(gold + said for gold, said in pairs)
+
+    found = _resampled(f1, [(1, 1)] * 20, None)
+    assert (found.value, found.known, found.n) == (1.0, False, 20)
+    assert _resampled(f1, [(1, 1)] * 15 + [(1, 0)] * 5, None).known

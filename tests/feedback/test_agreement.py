@@ -11,6 +11,7 @@ import pytest
 from gnomon.errors import ConfigError
 from gnomon.feedback.agreement import Level, Units, alpha, rating_units, vote_units
 from gnomon.feedback.records import Label, Vote
+from gnomon.stats.intervals import Interval
 
 NAN = math.nan
 PUBLISHED = [  # Krippendorff's example: 3 observers, 15 units
@@ -46,6 +47,19 @@ def by_definition(votes: list[list[float]], level: Level) -> float:
     )
     expected = sum(apart(x, y) for x, y in permutations(every, 2)) / (n - 1)
     return 1.0 - observed / expected
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_few_items_without_dispute_do_not_show_that_there_is_none(level: Level) -> None:
+    def agreed(items: int) -> Interval:
+        votes = [Vote(f"i{n}", who, 0, 1, float(n % 2)) for n in range(items) for who in "xy"]
+        return alpha(vote_units(votes), level)
+
+    found = [agreed(n) for n in (3, 20, 400)]
+    assert [(figure.value, figure.high) for figure in found] == [(1.0, 1.0)] * 3
+    assert found[0].low < 0.0
+    assert 0.5 < found[1].low < 0.8
+    assert 0.97 < found[2].low < 1.0
 
 
 @pytest.mark.parametrize("level", ["nominal", "interval"])

@@ -72,6 +72,23 @@ def test_a_model_that_won_everything_is_not_sure_to_win() -> None:
     assert found.low == pytest.approx(0.025 ** (1 / 20), abs=1e-6)  # the exact interval of 20 of 20
 
 
+@pytest.mark.parametrize("verdicts", [(1.0, 0.0), (0.5, 0.5)])
+def test_questions_that_all_say_the_same_are_not_sure(verdicts: tuple[float, float]) -> None:
+    """A judge that goes by the place, and one that knows only ties."""
+    battles = [Battle(str(q), "m", "base", w) for q in range(20) for w in verdicts]
+    found = win_rates(battles, "base")["m"]
+    assert found.value == pytest.approx(0.5)
+    assert 0.25 < found.low < 0.48
+    assert 0.52 < found.high < 0.75
+
+
+def test_one_question_shows_next_to_nothing() -> None:
+    battles = [Battle("1", "m", "base", 1.0, 3), Battle("1", "m", "base", 0.0)]
+    found = win_rates(battles, "base")["m"]
+    assert (found.n, found.value) == (1, pytest.approx(0.75, abs=1e-4))
+    assert found.high - found.low > 0.9
+
+
 def test_what_nothing_joins_to_the_baseline_is_refused() -> None:
     with pytest.raises(ValueError, match="no verdicts join x, y to base"):
         win_rates([Battle("1", "m", "base", 1.0), Battle("1", "x", "y", 1.0)], "base")

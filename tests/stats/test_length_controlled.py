@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from gnomon.stats.intervals import weighted_proportion
 from gnomon.stats.length_controlled import (
     BASELINE_LENGTH,
     instruction_difficulty,
@@ -146,3 +147,11 @@ def test_without_difficulties_it_is_further_off(alpaca, published) -> None:  # t
     wins, own, baseline = alpaca["claude-2.1"]
     found = 100 * length_controlled(wins, own, baseline).win_rate.value
     assert 2.0 < found - float(published["claude-2.1"]["length_controlled_winrate"]) < 7.0
+
+
+def test_many_samples_of_few_instructions_are_few_instructions() -> None:
+    wins, own, other = [1.0, 0.0] * 10, list(range(20)), [10] * 20
+    for names in (["a"] * 20, ["a", "b"] * 10):
+        found = length_controlled(wins, own, other, clusters=names)
+        assert not found.fitted
+        assert found.win_rate == weighted_proportion(wins, clusters=names)

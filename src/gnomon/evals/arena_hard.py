@@ -279,7 +279,9 @@ class ArenaHard(Pairwise[Fought]):
             scores,
             main="win_rate",
             item_score="win_rate_unweighted",
-            by_category=by_category(items, [row["score"] for row in rows]),
+            by_category=by_category(
+                items, [row["score"] for row in rows], name="win_rate_unweighted"
+            ),
             against="the file's own answers" if baseline == "the baseline" else baseline,
             judge="recorded verdicts" if self._judge is None else self._judge.name,
             judge_version="" if self._judge is None else self.judge_version,

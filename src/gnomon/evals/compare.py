@@ -4,6 +4,7 @@ else from their intervals."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from gnomon.runs.evals import (
 )
 from gnomon.stats.intervals import Interval, t_quantile
 from gnomon.stats.prompts import (
+    AskedBounds,
     common_bounds,
     gain_between_runs,
     independent_difference,
@@ -193,11 +195,7 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
             _is_mean(side.scores.get(name, {}), figure)
             for side, figure in zip(sides, (a, b), strict=True)
         )
-        if paired:
-            old_scores, new_scores = (side.by_request(name) for side in sides)
-            change = gain_between_runs(new_scores, old_scores)
-        else:
-            change = independent_difference(b, a)
+        change = _paired(*sides, name) if paired else independent_difference(b, a)
         scores.append(ScoreChange(name, a, b, change, paired))
     if same:
         lost = len(set(values[0]) ^ set(values[1]))
@@ -221,6 +219,34 @@ def _renamed(result: EvalResult, name: str) -> EvalResult:
     return result.model_copy(update={"scores": scores, "main": name, "item_score": name})
 
 
+def _paired(
+    old: _Items,
+    new: _Items,
+    name: str,
+    among: Sequence[str] | None = None,
+    *,
+    bounds: AskedBounds = "auto",
+    level: float = LEVEL,
+) -> Interval:
+    """The change of a score over the items that both answered (over ``among`` alone, where given):
+    the mean over items, of which those that ask the same count as one in its interval."""
+    of = {**old.of, **new.of}  # an older version wrote down no requests
+    first, second = (side.scores.get(name, {}) for side in (old, new))
+    asked = second if among is None else among
+    both = [item for item in asked if _answered(first, item) and _answered(second, item)]
+    after, before = (_by_request(side, both, of) for side in (second, first))
+    weights = Counter(of.get(item, item) for item in both)
+    return gain_between_runs(after, before, bounds, level, weights)
+
+
+def _by_request(scores: Scores, items: Sequence[str], of: Mapping[str, str]) -> Scores:
+    """The scores of each request, of all the items that ask it."""
+    found: Scores = {}
+    for item in items:
+        found.setdefault(of.get(item, item), []).extend(scores[item])
+    return found
+
+
 @dataclass(frozen=True)
 class _Items:
     """What the rows beside a result say of its items.
@@ -228,7 +254,8 @@ class _Items:
     Attributes:
         own: the score that each row's ``score`` is.
         scores: by the score's name, each item's: ``score``, and a suite's ``harms``.
-        of: by item, the request that it is one form of, where it is one of several.
+        of: by item, what it asks, which other items may ask too: in another form, of another
+            sample, about the same passage.
         groups: by item, its category and what else it is counted by.
     """
 
@@ -236,14 +263,6 @@ class _Items:
     scores: dict[str, Scores] = field(default_factory=dict)
     of: dict[str, str] = field(default_factory=dict)
     groups: dict[str, list[str]] = field(default_factory=dict)
-
-    def by_request(self, name: str, among: Sequence[str] | None = None) -> Scores:
-        """A score of each request, of all its forms; of these items alone, where they are named."""
-        own = self.scores.get(name, {})
-        found: Scores = {}
-        for item in own if among is None else [item for item in among if item in own]:
-            found.setdefault(self.of.get(item, item), []).extend(own[item])
-        return found
 
     @property
     def counted(self) -> list[str]:
@@ -283,6 +302,7 @@ def _is_mean(scores: Scores, figure: Interval) -> bool:
 
 def _by_category(old: _Items, new: _Items) -> list[ScoreChange]:
     """The change of each category that enough items have, by each score."""
+    of = {**old.of, **new.of}
     enough: list[tuple[str, str, list[str]]] = []
     for score in new.counted:
         items: dict[str, list[str]] = {}
@@ -296,15 +316,15 @@ def _by_category(old: _Items, new: _Items) -> list[ScoreChange]:
         enough += [
             (score, name, own)
             for name, own in sorted(items.items())
-            if len({new.of.get(item, item) for item in own}) >= FEW
+            if len({of.get(item, item) for item in own}) >= FEW
         ]
     level = 1.0 - (1.0 - LEVEL) / max(1, len(enough))
     found = []
     for score, name, own in enough:
-        a, b = (side.by_request(score, own) for side in (old, new))
+        a, b = (_by_request(side.scores[score], own, of) for side in (old, new))
         bounds = common_bounds([*a.values(), *b.values()])
         before, after = (over_prompts(list(side.values()), bounds, level) for side in (a, b))
-        change = gain_between_runs(b, a, level=level)
+        change = _paired(old, new, score, own, bounds=bounds, level=level)
         which = "" if score == new.own else score
         found.append(ScoreChange(name, before, after, change, paired=True, score=which))
     return found

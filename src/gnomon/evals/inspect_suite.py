@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -247,6 +248,7 @@ def _row(sample: EvalSample) -> Row:
     asked = sample.input if isinstance(sample.input, str) else [m.text for m in sample.input]
     row: Row = {
         "id": f"{sample.id}/{sample.epoch}",
+        "request": str(sample.id),
         "prompt": asked,
         "target": sample.target,
         "answer": sample.output.completion,
@@ -273,14 +275,14 @@ def _row(sample: EvalSample) -> Row:
 
 
 def _number(value: Any) -> float | None:
-    """A score of inspect as a number."""
+    """A score of inspect as a number; None for what is none, as NaN is where it scored nothing."""
     if isinstance(value, bool | int | float):
-        return float(value)
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, str):
         if value in _LETTERS or value.lower() in _LETTERS:
             return _LETTERS.get(value, _LETTERS.get(value.lower()))
         try:
-            return float(value)
+            return _number(float(value))
         except ValueError:
             return None
     return None

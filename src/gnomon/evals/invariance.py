@@ -262,11 +262,13 @@ class _Effects:
     def _worth(self, side: str) -> Interval | None:
         """What an answer's own prompt adds to its score: less another prompt's answer."""
         rows = [s for s in self.scored if s.case.side == side]
-        pairs = [(s.before, s.after.get("swap")) for s in rows]
-        known = [(b, a) for b, a in pairs if b is not None and a is not None]
+        triples = [(s.case.answer.prompt.id, s.before, s.after.get("swap")) for s in rows]
+        known = [(id, b, a) for id, b, a in triples if b is not None and a is not None]
         if not known:
             return None
-        return gain_over_prompts([[b] for b, _ in known], [[a] for _, a in known], self.bounds)
+        own = by_prompt((id, before) for id, before, _ in known)
+        others = by_prompt((id, after) for id, _, after in known)
+        return gain_over_prompts(own, others, self.bounds)
 
     def _kept(self, side: str, change: Interval) -> Interval | None:
         worth = self.worth[side]

@@ -222,6 +222,8 @@ def measure(
     measured.main = measured.item_score = main_of(main, measured)
     top, metric = place[measured.main]
     members = loaded.groups.get(top, [top])
+    for item, key in zip(good, _clusters(good, cluster) or [], strict=False):
+        item.row["request"] = key
     for item in good:
         if item.task in members and _number(item.scores.get(metric)) is not None:
             item.row["score"] = item.marks or item.scores[metric]
@@ -319,7 +321,9 @@ def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> Interval:
 def _resampled(
     aggregate: Callable[..., Any], values: Sequence[Any], clusters: Sequence[str] | None
 ) -> Interval:
-    """lm-eval's own aggregate, with a percentile bootstrap over items (or clusters of them)."""
+    """lm-eval's own aggregate, with a percentile bootstrap over items (or clusters of them).
+
+    It has no ends where the draws do not differ: nothing shows then how far others would be."""
     value = float(aggregate(values))
     members: dict[Any, list[Any]] = defaultdict(list)
     for key, one in zip(clusters or range(len(values)), values, strict=True):
@@ -339,6 +343,8 @@ def _resampled(
     if len(known) < RESAMPLES // 2:
         return Interval(value, n=len(groups))
     low, high = np.quantile(known, [0.025, 0.975])
+    if high - low <= 1e-12 * max(1.0, abs(value)):
+        return Interval(value, n=len(groups))
     return Interval(value, float(min(low, value)), float(max(high, value)), len(groups))
 
 

@@ -88,8 +88,10 @@ def agreement(
         known = [(a, own, other) for a, own, other in rows if own is not None and other is not None]
         if not known:
             continue
-        change = certain(gain_over_prompts([[o] for _, o, _ in known], [[x] for _, _, x in known]))
         ids = [a.prompt.id for a, _, _ in known]
+        own = by_prompt((a.prompt.id, value) for a, value, _ in known)
+        other = by_prompt((a.prompt.id, value) for a, _, value in known)
+        change = certain(gain_over_prompts(own, other))
         effects.append(
             EditEffect(
                 edit=AGREED,

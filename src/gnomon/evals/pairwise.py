@@ -67,7 +67,7 @@ class Pairwise(ItemSuite[E]):
         self._against: Subject | None = None
         self._file: Path | None = None
         self._entries: list[E] | None = None
-        self._theirs: dict[str, Response | Unanswered] = {}
+        self._theirs: dict[tuple[str, str], Response | Unanswered] = {}
 
     # -- what a suite says of its files ------------------------------------------------------------
 
@@ -139,6 +139,9 @@ class Pairwise(ItemSuite[E]):
                 "given)"
             )
 
+    def request_of(self, item: E) -> str:
+        return identity(item.prompt)
+
     def needs_no_asking(self, row: Row) -> bool:
         return "own" in row and row["own"] == row.get("other")  # the same text twice is a tie
 
@@ -166,7 +169,7 @@ class Pairwise(ItemSuite[E]):
             category = row.get("category") or row.get("dataset")
             prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)
             if not (row.get("id") or row.get("uid")):
-                prompt = replace(prompt, id=_identity(prompt))
+                prompt = replace(prompt, id=identity(prompt))
             found.append(self.entry(prompt, other))
         return found
 
@@ -199,16 +202,21 @@ class Pairwise(ItemSuite[E]):
     def _others(self, against: Subject, prompts: Sequence[Prompt]) -> list[Response | Unanswered]:
         """The other model's answers; each prompt is asked once, however often models are measured
         against it."""
-        new = [prompt for prompt in prompts if prompt.id not in self._theirs]
-        found = against.answer(new, self._ask) if new else []
-        for prompt, answer in zip(new, found, strict=True):
+        keys = [(prompt.id, identity(prompt)) for prompt in prompts]  # two files may share ids
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True)
+               if key not in self._theirs}  # fmt: skip
+        found = against.answer(list(new.values()), self._ask) if new else []
+        for key, answer in zip(new, found, strict=True):
             one = answer if isinstance(answer, Unanswered) else answer.responses[0]
-            self._theirs[prompt.id] = one
-        return [self._theirs[prompt.id] for prompt in prompts]
+            self._theirs[key] = one
+        return [self._theirs[key] for key in keys]
 
 
-def _identity(prompt: Prompt) -> str:
-    """The same in every file that asks it: of one turn by its text, of several by all of them."""
+def identity(prompt: Prompt) -> str:
+    """The same in every file that asks it: of one turn by its text, of several by all of them; of
+    a prompt whose words are not known its id."""
+    if not any(turn.content.strip() for turn in prompt.messages) and not prompt.text:
+        return prompt.id
     if len(prompt.messages) < 2:
         return prompt_id(plain(prompt))
     return prompt_id("\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt.messages))
@@ -228,13 +236,17 @@ def pair_row(pair: Pair) -> Row:
 
 def clusters(items: Sequence[Entry]) -> list[str]:
     """What each item asks, which those share that ask it again."""
-    return [_identity(item.prompt) for item in items]
+    return [identity(item.prompt) for item in items]
 
 
 def by_category(
-    items: Sequence[Entry], wins: Sequence[float], weights: Sequence[float] | None = None
+    items: Sequence[Entry],
+    wins: Sequence[float],
+    weights: Sequence[float] | None = None,
+    *,
+    name: str = "win_rate",
 ) -> dict[str, dict[str, Interval]]:
-    """The win rate in each category."""
+    """The win rate in each category, by the name of the score that it is a part of."""
     by = clusters(items)
     again = len(set(by)) < len(by)
     found: dict[str, list[int]] = {}
@@ -242,12 +254,12 @@ def by_category(
         if item.prompt.category:
             found.setdefault(item.prompt.category, []).append(i)
     return {
-        name: {
-            "win_rate": weighted_proportion(
+        category: {
+            name: weighted_proportion(
                 [wins[i] for i in places],
                 None if weights is None else [weights[i] for i in places],
                 clusters=[by[i] for i in places] if again else None,
             )
         }
-        for name, places in sorted(found.items())
+        for category, places in sorted(found.items())
     }

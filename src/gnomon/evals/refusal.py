@@ -142,6 +142,9 @@ class Refusal(ItemSuite[Request]):
         asked = set(list(dict.fromkeys(item.of for item in items))[:limit])
         return items if limit is None else [item for item in items if item.of in asked]
 
+    def request_of(self, item: Request) -> str:
+        return item.of
+
     def _requests(self, row: Mapping[str, Any], source: Source) -> list[Request]:
         text = request_of(row, source, REQUEST).strip()
         context = row.get("ContextString")
@@ -200,7 +203,6 @@ class Refusal(ItemSuite[Request]):
                         float(flag != item.harmful) for flag in flags
                     ]
                 },
-                "request": item.of,
                 "groups": [attack] if (attack := self._attack(item)) else [],
                 **cost,
             }

@@ -15,6 +15,7 @@ from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.judging import JudgeSpec, described, learned_judge, open_judge
 from gnomon.evals.pairs import Pair, orders, verdicts
+from gnomon.evals.pairwise import identity
 from gnomon.evals.reward_bench_sections import SECTIONS, mean_of, section_scores
 from gnomon.evals.subject import Model, Subject, plain
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
@@ -147,6 +148,9 @@ class RewardBench(ItemSuite[Compared]):
             raise DataError(f"{file}: no pair with a better answer; every one is a tie")
         return found
 
+    def request_of(self, item: Compared) -> str:
+        return identity(item.pair.prompt)
+
     def ask(self, subject: Subject, items: Sequence[Compared], work: Work) -> list[Row]:
         assert self._judge is not None
         found = verdicts(self._judge, [item.pair for item in items])
@@ -162,7 +166,7 @@ class RewardBench(ItemSuite[Compared]):
 
     def measure(self, items: Sequence[Compared], rows: Sequence[Row]) -> Measured:
         right = [float(row["score"]) for row in rows]
-        about = [item.pair.prompt.id for item in items]
+        about = [self.request_of(item) for item in items]
 
         def accuracy(places: Sequence[int]) -> Interval:
             clusters = [about[i] for i in places]

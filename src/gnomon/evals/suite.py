@@ -220,6 +220,11 @@ class ItemSuite(Suite, Generic[T]):
     def measure(self, items: Sequence[T], rows: Sequence[Row]) -> Measured:
         """The scores of rows that did not fail, in the order of their items."""
 
+    def request_of(self, item: T) -> str:
+        """What the item asks, where other items may ask it too (the same prompt once more, in
+        another form): in intervals they count as one. Empty where each asks something else."""
+        return ""
+
     def needs_no_asking(self, row: Row) -> bool:
         """Whether the row was known without asking anybody, and does not show that anybody
         answers."""
@@ -240,7 +245,7 @@ class ItemSuite(Suite, Generic[T]):
             part = todo[first : first + self.chunk]
             rows = self.ask(subject, [item for _, item in part], work)
             named = zip(part, rows, strict=True)
-            work.rows.add({"id": key, **row} for (key, _), row in named)
+            work.rows.add({"id": key, **self._asked(item), **row} for (key, item), row in named)
         work.progress(len(items), len(items))
         rows = [work.rows.get(key) for key in keys]
         good = [(item, row) for item, row in zip(items, rows, strict=True) if FAILED not in row]
@@ -265,6 +270,10 @@ class ItemSuite(Suite, Generic[T]):
             )
         measured.notes += self._unread(failed)
         return measured
+
+    def _asked(self, item: T) -> Row:
+        request = self.request_of(item)
+        return {"request": request} if request else {}
 
     def _unread(self, failed: Sequence[Row]) -> list[str]:
         """In words, how many items failed since what the judge answered is no verdict."""

@@ -40,6 +40,11 @@ from gnomon.stats.intervals import weighted_proportion
 from gnomon.stats.length_controlled import instruction_difficulty, length_controlled, length_term
 from gnomon.stats.rates import corrected_win_rate
 
+NOT_FITTED = (
+    "length_controlled is the win rate as it was seen: of so few instructions, or of verdicts that "
+    "are all the same, no liking for length can be taken out"
+)
+
 
 class WinRateOptions(PairwiseOptions):
     """Options of the suite ``win_rate``."""
@@ -200,7 +205,7 @@ class WinRate(Pairwise[Rated]):
             main="length_controlled",
             item_score="win_rate",
             by_category=by_category(items, wins),
-            notes=[source],
+            notes=[source] if controlled.fitted else [NOT_FITTED],
         )
         self._add_judge(measured, items, rows)
         return measured

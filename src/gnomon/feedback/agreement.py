@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 from gnomon.errors import ConfigError
 from gnomon.feedback.ballots import Ballots, Floats, Ints
 from gnomon.feedback.records import Item, Label, Vote, standing
-from gnomon.stats.intervals import Interval
+from gnomon.stats.intervals import Interval, exact_interval
 
 Level = Literal["nominal", "ordinal", "interval"]
 RESAMPLES = 1000
@@ -122,8 +122,9 @@ def alpha(
 
     Returns:
         With the percentile interval of a bootstrap over items, and ``n`` the items with two labels
-        or more on a unit. NaN where there are none, or all labels are the same (no disagreement is
-        possible then).
+        or more on a unit. Where everybody agrees throughout, no draw differs: the lower end is then
+        that of as many items at the chance that was seen. NaN where there are none, or all labels
+        are the same (no disagreement is possible then).
     """
     several = units.counts.sum(1) >= 2
     counts, cluster = units.counts[several], units.cluster[several]
@@ -135,6 +136,10 @@ def alpha(
     value = _library(counts, units.values, level)
     if not math.isfinite(value) or items < 2:
         return Interval(value, n=float(items), level=cover)
+    if value >= 1.0 - 1e-12:
+        return Interval(
+            1.0, _least(counts, units.values, level, items, cover), 1.0, float(items), cover
+        )
     patterns, held, times = _items(counts, cluster)
     rng = np.random.default_rng(seed)
     found = []
@@ -145,6 +150,17 @@ def alpha(
     known = [x for x in found if math.isfinite(x)]
     low, high = np.quantile(known, (tail, 1.0 - tail)) if known else (math.nan, math.nan)
     return Interval(value, min(float(low), value), max(float(high), value), float(items), cover)
+
+
+def _least(counts: Floats, values: Floats, level: Level, items: int, cover: float) -> float:
+    """The lower end of an alpha of 1: were as many items in dispute as none of so many leave
+    possible, and each as far as two values go apart."""
+    disputed = 1.0 - exact_interval(items, items, cover).low
+    n = counts.sum(0)
+    apart = _apart(n, values, level)
+    expected = float((np.outer(n, n) * apart).sum()) / (float(n.sum()) * (float(n.sum()) - 1.0))
+    given = n > 0
+    return max(-1.0, 1.0 - disputed * float(apart[np.ix_(given, given)].max()) / expected)
 
 
 def _items(counts: Floats, cluster: Ints) -> tuple[Floats, Any, Ints]:

@@ -24,6 +24,9 @@ PRECISION = 1e-4
 """Of a normal prior of each strength around the baseline's: it changes no figure that is shown, and
 makes the strength of a model that won everything finite."""
 ROUNDS = 1000
+_ALIKE = 1e-3
+"""The width of an interval below which the draws do not differ, and how far from 0 and 1 a win rate
+is that is neither."""
 _STEPS, _LONGEST, _CLOSE = 200, 2.0, 1e-9
 
 
@@ -70,8 +73,9 @@ def win_rates(
     """Each model's win rate against the baseline, with the percentile interval of a bootstrap over
     questions: a question is drawn with all its verdicts, which are not independent.
 
-    Of a model that won or lost everything every draw says the same; its interval is that of a share
-    of as many questions.
+    Where every question says the same of a model (it won everything; the judge prefers a place, so
+    that the two orders of each question are a win and a loss) so does every draw, and the interval
+    is that of its verdicts' share.
 
     Raises:
         ValueError: no battle, or a model that no chain of battles joins to the baseline.
@@ -103,9 +107,24 @@ def win_rates(
         found[name] = Interval(
             value, min(ends[0], value), max(ends[1], value), float(own.sum()), level
         )
-        if ends[1] - ends[0] < 1e-3 and not 1e-3 < value < 1 - 1e-3:
+        if ends[1] - ends[0] >= _ALIKE:
+            continue
+        if _ALIKE < value < 1 - _ALIKE:
+            found[name] = _all_alike(value, battles, name, level)
+        else:
             found[name] = weighted_proportion([float(round(value))] * int(own.sum()), level=level)
     return found
+
+
+def _all_alike(value: float, battles: Sequence[Battle], name: str, level: float) -> Interval:
+    """A win rate with the interval of the share of its verdicts that the model won."""
+    own = [b for b in battles if name in (b.model, b.other)]
+    wins = [b.win if b.model == name else 1.0 - b.win for b in own]
+    share = weighted_proportion(
+        wins, [b.weight for b in own], level, clusters=[b.question for b in own]
+    )
+    low, high = value - (share.value - share.low), value + (share.high - share.value)
+    return Interval(value, max(0.0, low), min(1.0, high), share.n, level)
 
 
 def _apart(met: NDArray[np.bool_], names: Sequence[str]) -> list[str]:

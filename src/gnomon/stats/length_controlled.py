@@ -64,6 +64,11 @@ class LengthControlled:
     difficulty: float
     strength: float
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the liking for length is taken out; else the win rate is as it was seen."""
+        return math.isfinite(self.model)
+
 
 def length_term(own: ArrayLike, baseline: ArrayLike) -> Floats:
     """[n] tanh of the standardised length difference, baseline less own; 0 where all are alike."""
@@ -92,8 +97,9 @@ def length_controlled(
         difficulty: [n] of each instruction, higher where models win more; None leaves it out.
         clusters: [n] which instruction each row is of, where some come several times.
 
-    The interval is that of a cluster-robust (sandwich) variance, taken on the log-odds; of verdicts
-    that are all the same it is that of a share.
+    The interval is that of a cluster-robust (sandwich) variance, taken on the log-odds. Of fewer
+    than 10 instructions, and of verdicts that are all the same, nothing can be fitted: the rate is
+    the share that was won, with its interval, and the coefficients are NaN.
 
     Raises:
         ValueError: lengths of the arguments that do not match, wins outside [0, 1].
@@ -104,9 +110,9 @@ def length_controlled(
     if not y.size == z.size == gamma.size or (clusters and len(clusters) != y.size):
         raise ValueError(f"{y.size} wins, {z.size} lengths and {gamma.size} difficulties")
     raw = weighted_proportion(y, level=level, clusters=clusters)
-    if y.size < 2 * FOLDS or np.ptp(y) == 0:
-        return LengthControlled(raw, math.nan, math.nan, math.nan, math.nan)
     of = _numbered(range(y.size) if clusters is None else clusters)
+    if np.unique(of).size < 2 * FOLDS or np.ptp(y) == 0:
+        return LengthControlled(raw, math.nan, math.nan, math.nan, math.nan)
     x = np.stack([z, gamma, np.ones_like(z)], axis=1)
     rows, targets, weights = _baseline_rows(z, gamma)
     strength = _choose(x, y, of, (rows, targets, weights))

@@ -36,7 +36,12 @@ show it. Difficulty has gone from them, so it is less than that of the answers."
 
 
 def paired_shares(
-    a: ArrayLike, b: ArrayLike, samples: float = 1.0, level: float = 0.95
+    a: ArrayLike,
+    b: ArrayLike,
+    samples: float = 1.0,
+    level: float = 0.95,
+    *,
+    weights: ArrayLike | None = None,
 ) -> Interval:
     """Mean of a - b over prompts [P], both shares of ``samples`` rights and wrongs of the prompt.
 
@@ -44,12 +49,14 @@ def paired_shares(
     proportions based on paired data": one pair more that gained and one more that lost, so that
     pairs which all agree do not show that no pair can differ. Student's t in place of the normal
     quantile. With several samples the two pairs differ by less: what the mean of ``samples``
-    answers would, were they correlated by PAIRED_AGREEMENT.
+    answers would, were they correlated by PAIRED_AGREEMENT. With unequal ``weights`` [P] there are
+    as many prompts as Kish's effective number, and the degrees of freedom of all of them.
 
     Raises:
         ValueError: a share outside [0, 1], lengths that differ, fewer than one sample.
     """
     x, y = _pair(a, b)
+    w = _relative(weights, x.size)
     for name, side in (("a", x), ("b", y)):
         if side.size and not 0.0 <= side.min() <= side.max() <= 1.0:
             raise ValueError(f"{name} holds shares between 0 and 1, got {side.min()}-{side.max()}")
@@ -59,13 +66,16 @@ def paired_shares(
     if n == 0:
         return Interval(math.nan, -1.0, 1.0, 0.0, level)
     difference = x - y
-    value = float(difference.mean())
+    value = float((w * difference).sum()) / n
     if n == 1:
         return Interval(value, -1.0, 1.0, 1.0, level)
     added = (1.0 + (samples - 1.0) * PAIRED_AGREEMENT) / samples
-    centre = float(difference.sum()) / (n + 2)
-    variance = (float((difference**2).sum()) + 2 * added) / (n + 2) - centre**2
-    half = t_quantile(level, n - 1) * math.sqrt(variance / (n + 2))
+    effective = n**2 / float((w**2).sum())
+    spread = effective * float(((w * (difference - value)) ** 2).sum()) / n**2
+    centre = effective * value / (effective + 2)
+    squares = effective * (spread + value**2)
+    variance = (squares + 2 * added) / (effective + 2) - centre**2
+    half = t_quantile(level, n - 1) * math.sqrt(variance / (effective + 2))
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     return Interval(value, min(low, value), max(high, value), float(n), level)
 
@@ -90,6 +100,14 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     return x, y
 
 
+def _relative(weights: ArrayLike | None, n: int) -> Floats:
+    """[n] what each counts, 1 on average."""
+    w = np.ones(n) if weights is None else vector(weights, "weights")
+    if w.size != n or (n and not w.min() > 0.0):
+        raise ValueError(f"{n} prompts need as many weights above 0, got {w.tolist()[:8]}")
+    return np.asarray(w / w.mean(), dtype=np.float64) if n else w
+
+
 AskedBounds = Bounds | None | Literal["auto"]
 Values = Sequence[Sequence[float | None]]
 """[prompts][samples] what a measure gave; None where it failed."""
@@ -112,24 +130,48 @@ def over_prompts(values: Values, bounds: AskedBounds = "auto", level: float = 0.
 
 
 def gain_over_prompts(
-    own: Values, reference: Values, bounds: AskedBounds = "auto", level: float = 0.95
+    own: Values,
+    reference: Values,
+    bounds: AskedBounds = "auto",
+    level: float = 0.95,
+    weights: Sequence[float] | None = None,
 ) -> Interval:
     """The gain of ``own`` over ``reference``, paired by prompt; what either lacks is left out.
+
+    Args:
+        weights: [prompts] what each counts: how many items it stands for, say; alike by default.
 
     Raises:
         ValueError: the two are not of the same prompts.
     """
     sides = zip(_rows(own), _rows(reference), strict=True)
-    pairs = [(a, b) for a, b in sides if a and b]
+    there = [(i, a, b) for i, (a, b) in enumerate(sides) if a and b]
+    pairs = [(a, b) for _, a, b in there]
+    w = None if weights is None else [weights[i] for i, _, _ in there]
     means = [(sum(a) / len(a), sum(b) / len(b)) for a, b in pairs]
     first, second = [a for a, _ in means], [b for _, b in means]
     if bounds == "auto":
         bounds = common_bounds(side for pair in pairs for side in pair)
     if bounds is None:
-        return mean_interval(np.subtract(first, second), level, method="t")
+        return _weighted_mean(np.subtract(first, second), w, level)
     samples = mean_samples([len(row) for pair in pairs for row in pair])
-    gain = paired_shares(_as_shares(first, bounds), _as_shares(second, bounds), samples, level)
+    own_share, other_share = _as_shares(first, bounds), _as_shares(second, bounds)
+    gain = paired_shares(own_share, other_share, samples, level, weights=w)
     return gain.scaled((0.0, bounds[1] - bounds[0]))
+
+
+def _weighted_mean(values: Floats, weights: Sequence[float] | None, level: float) -> Interval:
+    """The mean of quantities with Student's interval, by the variance of a ratio where prompts do
+    not weigh alike (Cochran 1977, section 6.3)."""
+    w = _relative(weights, values.size)
+    if values.size < 2 or np.ptp(w) == 0.0:
+        return mean_interval(values, level, method="t")
+    n, value = values.size, float((w * values).sum()) / values.size
+    error = math.sqrt(float(((w * (values - value)) ** 2).sum()) / (n * (n - 1)))
+    if not error > 1e-12 * max(1.0, abs(value)):
+        return Interval(value, n=float(n), level=level)
+    half = t_quantile(level, n - 1) * error
+    return Interval(value, value - half, value + half, float(n), level)
 
 
 def gain_between_runs(
@@ -137,6 +179,7 @@ def gain_between_runs(
     before: Mapping[str, Sequence[float | None]],
     bounds: AskedBounds = "auto",
     level: float = 0.95,
+    weights: Mapping[str, float] | None = None,
 ) -> Interval:
     """The gain of one run over another on the prompts that both answered.
 
@@ -144,12 +187,15 @@ def gain_between_runs(
         after, before: each prompt's values, by the prompt's id, as ``comparison.json`` keeps them
             (``prompts`` and each row's ``scores``).
         bounds: of both runs' values together by default.
+        weights: what each prompt counts; alike by default.
 
     Returns:
         The mean difference; ``n`` is the number of prompts that both have, and 0 says none.
     """
     shared = [prompt for prompt in after if prompt in before]
-    return gain_over_prompts([after[p] for p in shared], [before[p] for p in shared], bounds, level)
+    own, reference = ([side[p] for p in shared] for side in (after, before))
+    w = None if weights is None else [weights[p] for p in shared]
+    return gain_over_prompts(own, reference, bounds, level, w)
 
 
 def common_bounds(values: Iterable[Sequence[float | None]]) -> Bounds | None:
