@@ -242,6 +242,18 @@ def test_evals_of_the_model_by_its_folder_are_its_evals(run: Path) -> None:
     assert "over_refusal" not in section(run_card(run), "Evaluation")
 
 
+def test_only_the_score_that_is_known_to_go_down_is_said_to(run: Path) -> None:
+    """Beside a harm a suite has the share that is right."""
+    (file,) = run.glob("evals/grpo/xstest.json")
+    found = json.loads(file.read_text())
+    found["higher_is_better"] = False
+    found["scores"]["right"] = {"value": 0.86, "low": 0.81, "high": 0.9, "n": 250}
+    file.write_text(json.dumps(found))
+    told = section(run_card(run), "Evaluation")
+    assert "over_refusal (lower is better)" in told
+    assert "right (lower" not in told
+
+
 def test_addresses_and_places_of_a_recipe_stay_there(run: Path) -> None:
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     place = "/home/someone/prompts.jsonl"

@@ -263,3 +263,17 @@ def test_names_of_models_do_not_hide_answers_of_two_runs(tmp_path):
     client = open_client(tmp_path / "runs")
     text = _asked(client, a="one/answers/base", b="two/answers/ppo").text
     assert "0 of 9 judged" in text
+
+
+def test_choices_between_answers_that_are_gone_do_not_count(client, runs):
+    """The run was made anew under its name, and its policy answers otherwise now."""
+    for _ in range(9):
+        _choose(client, "omega")
+    write_answers(runs / "bad", [
+        Answer(model=model, prompt_id=f"q{i}", prompt=f"Ask {i}", response=f"{word} {i}")
+        for model, word in (("base", "alpha"), ("ppo", "other"))
+        for i in range(9)
+    ])  # fmt: skip
+    page = client.get(f"/ab/result?{urlencode(SIDES)}").text
+    assert "9 of 9 choices are between answers that are no longer there" in page
+    assert "Nothing has been judged yet" in page

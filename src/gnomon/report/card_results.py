@@ -44,7 +44,8 @@ def _scores(result: EvalResult) -> Iterator[tuple[str, ...]]:
     names = [result.main] if result.main in result.scores else []
     when = f" at step {result.step}" if result.step is not None else ""
     for name in [*names, *(n for n in result.scores if n not in names)]:
-        harm = "" if result.higher_is_better else " (lower is better)"
+        lower = name == result.main and not result.higher_is_better  # others may go the other way
+        harm = " (lower is better)" if lower else ""
         against = f" against {result.against}" if result.against else ""
         yield (
             md.text(result.suite + when),

@@ -195,7 +195,7 @@ def metric_rows(
         out.note(f"no metrics: {wanted} is not in {source} (give it with --metrics)")
         return
     broken: dict[str, list[int]] = {}
-    for row in _logged(file, out):
+    for row in _last_attempt(_logged(file, out), out):
         if is_number(row.get("step")):
             for name, value in row.items():
                 if isinstance(value, float) and not math.isfinite(value):
@@ -203,6 +203,26 @@ def metric_rows(
             yield _renamed(row, trainer)
     for said in not_finite(broken):
         out.note(said)
+
+
+def _last_attempt(rows: Iterable[Mapping[str, Any]], out: Imported) -> Iterator[Mapping[str, Any]]:
+    """The rows that count: a run that was resumed from an earlier checkpoint logs the steps since
+    once more into the same file, and what it had logged of them is of weights that are gone."""
+    last: dict[object, Mapping[str, Any]] = {}
+    again: list[int] = []
+    for place, row in enumerate(rows):
+        step = row.get("step")
+        key = (step, frozenset(row)) if is_number(step) else place
+        if last.pop(key, None) is not None:
+            again.append(int(row["step"]))
+        last[key] = row
+    if again:
+        some = f"{min(again)} to {max(again)}" if len(again) > 1 else str(again[0])
+        out.note(
+            f"{len(again)} rows of metrics were logged twice (steps {some}), as by a run that was "
+            "resumed: the later ones count"
+        )
+    yield from last.values()
 
 
 def _metrics_file(source: Path, trainer: Trainer) -> Path | None:

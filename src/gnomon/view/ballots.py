@@ -96,6 +96,8 @@ class Ballots:
         """The result, which unblinds."""
         rows, problems = self.rows()
         a, b = self.contest.a, self.contest.b
+        rows, gone = self._standing(rows)
+        problems += gone
         told = [(row, won) for row in rows if (won := _won(row, b.key)) is not None]
         wins, who = [won for _, won in told], [str(row.get("labeller")) for row, _ in told]
         prompts = [str(row.get("prompt")) for row, _ in told]
@@ -111,6 +113,19 @@ class Ballots:
             first=weighted_proportion([float(v == "a") for v in decided]),
             detectable=_detectable(wins, prompts), by_labeller=by_labeller, problems=problems,
         )  # fmt: skip
+
+    def _standing(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows on pairs that are there still, and how many are not, in words: a run that was
+        made anew, or whose last evaluation is a later one, has other answers under its name."""
+        pairs = {pair.id for pair in self.contest.pairs}
+        kept = [row for row in rows if not pairs or row.get("pair") in pairs]
+        lost = len(rows) - len(kept)
+        if not lost:
+            return kept, []
+        return kept, [
+            f"{lost} of {len(rows)} choices are between answers that are no longer there, and do "
+            "not count: the runs have others now"
+        ]
 
     # -- what is added --------------------------------------------------------------------------
 
