@@ -90,7 +90,9 @@ TRIGGERS: dict[str, tuple[Facts, Facts]] = {
         Facts(judge=True, prompts=FEW),
         Facts(judge=True, prompts=FEW - 1, demonstrations=1),
     ),
-    "demonstrations": (Facts(demonstrations=1), Facts(good=FEW)),
+    "few judgements": (Facts(pairs=1, demonstrations=1), Facts(demonstrations=1)),
+    "good marks alone": (Facts(good=1), Facts(good=1, demonstrations=1)),
+    "demonstrations": (Facts(demonstrations=1), Facts(bad=FEW)),
 }
 """By rule: facts that it decides about, and facts just short of it."""
 
@@ -105,6 +107,8 @@ DATA: dict[str, tuple[Callable[[], list[Rows]], dict[str, Any]]] = {
     "thumbs": (lambda: [thumbs(FEW, FEW - 40)], {}),
     "a constitution": (lambda: [prompts(FEW)], {"constitution": "gnomon"}),
     "prompts and a judge": (lambda: [prompts(FEW)], {"judge": "judge.py:score"}),
+    "few judgements": (lambda: [pairs(FEW - 1)], {}),
+    "good marks alone": (lambda: [thumbs(FEW, FEW)], {}),
     "demonstrations": (lambda: [demonstrations(FEW)], {}),
 }
 """By rule: files that trigger it, and what else is asked for."""

@@ -138,3 +138,16 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
         read_facts([data, data])
     with pytest.raises(ConfigError, match="both data and --held-out"):
         read_facts([data], data)
+
+
+def test_rows_that_two_files_share_count_twice_and_are_told(tmp_path: Path) -> None:
+    first = pw.write(tmp_path / "a.jsonl", pw.pairs(30))
+    same = pw.write(tmp_path / "b.jsonl", pw.pairs(20))
+    with pytest.raises(ConfigError, match=r"b\.jsonl: all 20 rows of it are in .*a\.jsonl, too"):
+        read_facts([same, first])
+    some = pw.write(tmp_path / "c.jsonl", [*pw.pairs(10), *pw.pairs(20, " indeed")])
+    _, (one, other) = read_facts([first, some])
+    assert (one.repeats, "10 of 30 rows are in" in other.repeats) == ("", True)
+    # prompts of their own and pairs of the same prompts are no repetition
+    _, found = read_facts([first, pw.write(tmp_path / "p.jsonl", pw.prompts(30))])
+    assert not any(file.repeats for file in found)

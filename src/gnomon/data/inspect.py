@@ -350,15 +350,21 @@ def _plain(response: Response) -> str:
     return " ".join(response.text.split())
 
 
-def _duplicates(groups: Sequence[Group], keys: Sequence[str]) -> int:
+def identities(groups: Sequence[Group], keys: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    """What makes a row the same as another: its prompt (by its key), its responses and who judged
+    them, and with neither what is asked about the prompt; how often each is there."""
+
     def identity(group: Group, key: str) -> tuple[Any, ...]:
         said = [(_plain(r), r.rank or 0.0, str(r.meta.get("label"))) for r in group.responses]
         judged = [(_plain(group.responses[c.better]), c.tie) for c in group.comparisons]
         about = group.prompt.meta.get("labellers") if said else sorted(group.prompt.meta.items())
         return key, tuple(sorted(said)), tuple(judged), repr(about)
 
-    counts = Counter(identity(g, k) for g, k in zip(groups, keys, strict=True))
-    return sum(n - 1 for n in counts.values())
+    return Counter(identity(g, k) for g, k in zip(groups, keys, strict=True))
+
+
+def _duplicates(groups: Sequence[Group], keys: Sequence[str]) -> int:
+    return sum(n - 1 for n in identities(groups, keys).values())
 
 
 def _contradictions(groups: Sequence[Group], keys: Sequence[str]) -> int:

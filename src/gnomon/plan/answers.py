@@ -83,6 +83,7 @@ class Plan:
         """What to look at first."""
         found = list(self.choice.warnings)
         for file in self.files:
+            found += [f"{file.path}: {file.repeats}"] if file.repeats else []
             which = f"(gnomon data inspect {file.path} lists them)"
             told = (w.replace("(listed below)", which) for w in file.seen.warnings)
             found += [f"{file.path}: {warning}" for warning in told]

@@ -13,7 +13,7 @@ import numpy as np
 
 from gnomon.data.columns import rename
 from gnomon.data.formats import READABLE_AS, detect, judgements
-from gnomon.data.inspect import Inspection, inspect
+from gnomon.data.inspect import Inspection, identities, inspect
 from gnomon.data.readers import prompt_key, read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
@@ -35,6 +35,8 @@ SHORT = 6
 STRAY = 0.01
 """Share of rows of another kind that is a mistake in single rows, not a mixed file."""
 TOKENS_A_WORD = 1.4
+Rows = Counter[tuple[Any, ...]]
+"""The rows of a file by what makes them the same, and how often each is there."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class DataFile:
             learn to write from, make ``prompts`` of demonstrations.
         check: the builtin reward that can check answers here, and the column that it reads.
         reading: the data keys of a recipe that it was read with: ``columns``, ``labels``.
+        repeats: rows that a file named before it has too, in words.
     """
 
     path: Path
@@ -121,6 +124,7 @@ class DataFile:
     facts: Facts
     check: tuple[str, str] | None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    repeats: str = ""
 
 
 def read_facts(
@@ -140,7 +144,7 @@ def read_facts(
         known: further fields of :class:`Facts`, as ``judge`` and ``tuned``.
 
     Raises:
-        ConfigError: no files, or one twice.
+        ConfigError: no files, one twice, or two of which one holds all rows of the other.
         DataError: a file that cannot be read, holds no row that can be used, or mixes kinds.
     """
     if not paths:
@@ -153,13 +157,17 @@ def read_facts(
             raise ConfigError(f"{path} is both data and --held-out: name another file for one")
     reading = reading or Reading()
     reading.check([*paths, *([held_out] if held_out is not None else [])])
-    files = [_read(path, held_out, tokenizer, reading) for path in paths]
+    read = [_read(path, held_out, tokenizer, reading) for path in paths]
+    files = _told_apart(read)
     known["counted"] = tokenizer is not None
     asked = sum(file.facts.prompts for file in files if file.kind == "prompts")
     return replace(_together([file.facts for file in files]), asked=asked, **known), files
 
 
-def _read(path: Path, held_out: Path | None, tokenizer: Any, reading: Reading) -> DataFile:
+def _read(
+    path: Path, held_out: Path | None, tokenizer: Any, reading: Reading
+) -> tuple[DataFile, Rows]:
+    """A file, and its rows by what makes them the same as others."""
     options = reading.options(path)
     _one_kind(path, options.get("columns", {}))
     against = reading.options(held_out) if held_out is not None else None
@@ -174,11 +182,36 @@ def _read(path: Path, held_out: Path | None, tokenizer: Any, reading: Reading) -
         options.pop("labels", None)
     check, checkable = _check(asked)
     facts = replace(_facts(seen, groups), checkable=checkable)
+    rows = identities(groups, [prompt_key(group) for group in groups])
     words = [len(response.text.split()) for group in groups for response in group.responses]
     if seen.kind == "demonstrations" and check and np.median(words) <= SHORT:
         bare = replace(facts, demonstrations=0, response_tokens=0, mean_response=0.0)
-        return DataFile(path, seen, "prompts", bare, check, options)
-    return DataFile(path, seen, seen.kind, facts, check, options)
+        return DataFile(path, seen, "prompts", bare, check, options), rows
+    return DataFile(path, seen, seen.kind, facts, check, options), rows
+
+
+def _told_apart(read: Sequence[tuple[DataFile, Rows]]) -> list[DataFile]:
+    """The files, with what each repeats of those before it.
+
+    Raises:
+        ConfigError: all rows of one are in another; the same rows would count twice.
+    """
+    found = []
+    for i, (file, rows) in enumerate(read):
+        said = []
+        for other, theirs in read[:i]:
+            same = (rows & theirs).total() if other.kind == file.kind else 0
+            if same and same == min(rows.total(), theirs.total()):
+                part, whole = (file, other) if same == rows.total() else (other, file)
+                raise ConfigError(
+                    f"{part.path}: all {same:,} rows of it are in {whole.path}, too, and would "
+                    f"count twice: name {whole.path} alone"
+                )
+            if same:
+                said.append(f"{same:,} of {rows.total():,} rows are in {other.path}, too")
+        count = f"{'; '.join(said)}: they count twice, also in training" if said else ""
+        found.append(replace(file, repeats=count))
+    return found
 
 
 def _one_kind(path: Path, columns: Mapping[str, str]) -> None:

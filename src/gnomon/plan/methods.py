@@ -162,6 +162,30 @@ RULES: tuple[Rule, ...] = (
         "50 labels of people, so that the judge can be believed (gnomon calibrate)",
     ),
     Rule(
+        "few judgements",
+        f"judged answers to fewer than {FEW} prompts, or fewer than {FEW} marks",
+        lambda f: f.compared > 0 or min(f.good, f.bad) > 0,
+        ("sft",),
+        "Too few judgements to learn from which answers are better: what is found in them is "
+        "mostly noise. Their better answers are answers to imitate, where no demonstrations are.",
+        "Ouyang et al. 2022, InstructGPT, section 3.1",
+        (),
+        "",
+        f"judgements of {FEW} prompts (gnomon label, gnomon judge) would allow DPO, and as many "
+        "marks KTO",
+    ),
+    Rule(
+        "good marks alone",
+        "answers marked good, none marked bad, and no demonstrations",
+        lambda f: f.good > 0 and not f.bad and not f.demonstrations,
+        ("sft",),
+        "All marks are good, so that nothing says what to avoid: the answers are there to imitate.",
+        "Ouyang et al. 2022, InstructGPT, section 3.1",
+        (),
+        "",
+        f"answers marked bad, too: {FEW} marks, some of each, would allow KTO",
+    ),
+    Rule(
         "demonstrations",
         "any demonstrations",
         lambda f: f.demonstrations > 0,
@@ -320,7 +344,7 @@ def _nothing(facts: Facts) -> str:
         f"{count:,} {words}"
         for count, words in (
             (facts.compared, "judged prompts"),
-            (facts.unpaired, "labelled answers"),
+            (facts.unpaired, "labelled answers" + (", all bad" if not facts.good else "")),
             (facts.checkable, "checkable prompts"),
             (facts.prompts, "prompts"),
         )
