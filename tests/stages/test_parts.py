@@ -32,8 +32,8 @@ from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
+from gnomon.stages.encoder import keep_template, recipe_encoder
 from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.sources import keep_template, recipe_encoder
 from gnomon.stages.stage import open_stage
 from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer

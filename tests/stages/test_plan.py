@@ -20,10 +20,10 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Message, Prompt
 from gnomon.stages import plan
+from gnomon.stages.encoder import recipe_encoder
 from gnomon.stages.machine_checks import check_order
 from gnomon.stages.plan import make_plan, plan_parts
 from gnomon.stages.run import run_recipe
-from gnomon.stages.sources import recipe_encoder
 from gnomon.stages.stage import pick_device
 
 

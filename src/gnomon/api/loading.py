@@ -19,8 +19,8 @@ from gnomon.models.save import FACTS, save_policy
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import StageSpec
+from gnomon.stages.encoder import LENGTH, context_of
 from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.sources import LENGTH, context_of
 from gnomon.stages.stage import pick_device
 
 DEVICES = ("auto", "cpu", "cuda")

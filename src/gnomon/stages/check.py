@@ -22,6 +22,7 @@ from gnomon.plan.ranges import check_declared
 from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.encoder import context_of, recipe_encoder
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.machine_checks import check_tools
 from gnomon.stages.names import check_specs, policy_stages, stage_data
@@ -33,12 +34,7 @@ from gnomon.stages.reward_checks import (
     check_several,
     compares,
 )
-from gnomon.stages.sources import (
-    check_source,
-    context_of,
-    recipe_encoder,
-    resolve_path,
-)
+from gnomon.stages.sources import check_source, resolve_path
 from gnomon.stages.stage import Stage, open_stage
 from gnomon.tasks.sources import BUILTIN, GENERATED
 

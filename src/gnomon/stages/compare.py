@@ -41,15 +41,9 @@ from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import COMPARISON
 from gnomon.stages.compare_tables import Values, add_rewards, failures, pass_tables
+from gnomon.stages.encoder import LENGTH, context_of, recipe_encoder
 from gnomon.stages.names import policy_stages, reward_folder
-from gnomon.stages.sources import (
-    LENGTH,
-    DataReport,
-    context_of,
-    encode_prompts,
-    read_specs,
-    recipe_encoder,
-)
+from gnomon.stages.sources import DataReport, encode_prompts, read_specs
 from gnomon.stages.stage import ANSWERS, pick_device, recipe_precision
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import over_prompts

@@ -20,7 +20,7 @@ from gnomon.records import Cost, Message, Prompt
 from gnomon.rollout.protocol import Engine, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.sources import context_of, recipe_encoder
+from gnomon.stages.encoder import context_of, recipe_encoder
 from gnomon.stages.stage import pick_device, recipe_precision
 
 CRITIC = "critic"

@@ -34,8 +34,9 @@ from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.probes import PROBES, PolicyProbe, Probes
 from gnomon.runs.records import now
+from gnomon.stages.encoder import recipe_encoder
 from gnomon.stages.names import policy_stages, resolve_start
-from gnomon.stages.sources import DataReport, encode_prompts, read_specs, recipe_encoder
+from gnomon.stages.sources import DataReport, encode_prompts, read_specs
 from gnomon.stages.stage import pick_device, recipe_precision
 from gnomon.tasks.tunnel.tokenizer import vocabulary
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer

@@ -25,7 +25,7 @@ from gnomon.runs.folder import RunFolder
 from gnomon.runs.probes import PROBES, ForeignPrompts, Probes, RewardProbes
 from gnomon.runs.records import now
 from gnomon.runs.rows import SampleRow, SampleStore
-from gnomon.stages.sources import context_of, recipe_encoder
+from gnomon.stages.encoder import context_of, recipe_encoder
 from gnomon.stages.stage import open_stage
 from gnomon.stats.texts import script
 from gnomon.stats.two_sample import two_sample

@@ -15,10 +15,10 @@ from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import RoleNeed, adapter_count
 from gnomon.plan.job import Job, Lengths, Precision
 from gnomon.plan.shapes import Shape, shape_of_config
+from gnomon.stages.encoder import LENGTH, context_of
 from gnomon.stages.names import origin_of, other_model, reward_folder
 from gnomon.stages.roles import lora_settings
 from gnomon.stages.sampler import gpu_bytes_of
-from gnomon.stages.sources import LENGTH, context_of
 from gnomon.stages.stage import Stage
 
 

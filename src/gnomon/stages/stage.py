@@ -43,6 +43,7 @@ from gnomon.runs.joins import JOINS
 from gnomon.runs.labels import BELIEVED
 from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.constitutions import keep_constitutions
+from gnomon.stages.encoder import context_of, recipe_encoder
 from gnomon.stages.energy import EnergyMeter
 from gnomon.stages.engines import make_engine
 from gnomon.stages.exhausted import explained
@@ -58,7 +59,7 @@ from gnomon.stages.names import (
 from gnomon.stages.processes import Processes
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sampler import gpu_bytes_of, gpu_share
-from gnomon.stages.sources import StageData, context_of, recipe_encoder
+from gnomon.stages.sources import StageData
 from gnomon.training.callbacks import Callback
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop

@@ -32,6 +32,7 @@ from gnomon.recipe.schema import Kind
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.records import DATA, StageInfo
 from gnomon.stages.computed import came_of
+from gnomon.stages.encoder import LENGTH, context_of, keep_template
 from gnomon.stages.evaluate import START, model_places
 from gnomon.stages.live_audit import LiveAudit
 from gnomon.stages.names import other_model, reward_folder
@@ -46,7 +47,6 @@ from gnomon.stages.processes import check_same_rows, idle_processes, no_watch
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.saved import check_checkpoints, save_result, start_weights
 from gnomon.stages.sizing import stage_job
-from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
 from gnomon.stages.train_checks import check_training
 from gnomon.training.callbacks import Callback

@@ -19,8 +19,8 @@ from gnomon.plan.job import Lengths
 from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
 from gnomon.records import Group, Message, Response, TokenGroup
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.encoder import LENGTH
 from gnomon.stages.own_code import own_function
-from gnomon.stages.sources import LENGTH
 from gnomon.stages.stage import Stage
 
 TRIED = 20_000
