@@ -9,7 +9,8 @@ Full fine-tuning in float32, beta 0.04 (a reference is run), one optimiser step 
 gradient norm clipped at 1, temperature 1. Every side is a fresh process with the same prompts in
 the same order and scripted rewards, which spread within every group, so that no side has less to
 train on. Sides: "gnomon" and "trl" keep all activations, the "-checkpointed" ones recompute them in
-the backward pass (TRL's default), "trl-accumulated" cuts TRL's batch into one prompt at a time (it
+the backward pass (TRL's default), "gnomon-compiled" runs the layers through torch.compile (the
+warm-up step pays for compiling), "trl-accumulated" cuts TRL's batch into one prompt at a time (it
 still samples all of them together).
 
 First both sides train on the same given completions, unequally long; losses and gradient norms must
@@ -36,7 +37,14 @@ from grpo_worker import GrpoJob
 from rows import Rows, demonstrations, in_steps, random_groups
 
 WORKER = Path(__file__).with_name("grpo_worker.py")
-SIDES = ("gnomon", "trl", "gnomon-checkpointed", "trl-checkpointed", "trl-accumulated")
+SIDES = (
+    "gnomon",
+    "trl",
+    "gnomon-checkpointed",
+    "gnomon-compiled",
+    "trl-checkpointed",
+    "trl-accumulated",
+)
 CHECK_LR = 1e-5
 TOLERANCES = {"float32": 2e-3, "bfloat16": 5e-2}
 LOSS_FLOORS = {"float32": 1e-4, "bfloat16": 1e-1}
@@ -82,11 +90,12 @@ def job_of(side: str, args: argparse.Namespace, place: Workplace, rows: str) -> 
         new_tokens=args.new_tokens,
         forced=not args.eos,
         checkpointing=side.endswith("-checkpointed"),
+        compile=side.endswith("-compiled"),
         microbatch_tokens=args.microbatch_tokens,
         accumulate=args.prompts if side == "trl-accumulated" else 1,
         device=args.device,
         dtype=args.dtype,
-        matmul=side == "gnomon",
+        matmul=side in ("gnomon", "gnomon-compiled"),
     )
     if side.startswith("trl"):
         job = replace(job, trl_vllm=args.trl_vllm, trl_liger=args.trl_liger)

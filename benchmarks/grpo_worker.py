@@ -44,6 +44,7 @@ class GrpoJob:
         trl_vllm: TRL samples with vLLM in its own process (colocate); trl_liger: its loss is
             liger's fused kernel.
         matmul: measure the machine's matmul rate too.
+        compile: gnomon: run the layers compiled; the warm-up step pays for compiling.
     """
 
     side: str
@@ -61,6 +62,7 @@ class GrpoJob:
     trl_vllm: bool = False
     trl_liger: bool = False
     matmul: bool = False
+    compile: bool = False
 
 
 def scripted_rewards(count: int) -> list[float]:
@@ -153,7 +155,7 @@ def run_gnomon(job: GrpoJob) -> Measured:
     stage = StageSpec(
         name="benchmark",
         algorithm="grpo",
-        train=TrainSpec(steps=steps, gradient_checkpointing=job.checkpointing),
+        train=TrainSpec(steps=steps, gradient_checkpointing=job.checkpointing, compile=job.compile),
         # TRL corrects for the sampler with vLLM only, and then by other weights
         settings={"beta": BETA, "importance_correction": "off"},
     )
