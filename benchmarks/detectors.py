@@ -7,7 +7,7 @@
     python benchmarks/detectors.py plot [--image FILE]
     python benchmarks/detectors.py smollm2 --out FOLDER     # four runs of a real model, test only
 
-``run`` makes 968 small runs (about 1 minute each on one thread) and adds a row to
+``run`` makes 1080 small runs (about 1 minute each on one thread) and adds a row to
 ``benchmarks/detectors/rows.jsonl`` as each is done. Stop it at any time; the same command goes on.
 The run folders stay in FOLDER (some 15 MB each), so that ``again`` can recompute what the detectors
 say without training anything. docs/detectors.md says how it is measured.
