@@ -86,6 +86,22 @@ def test_demonstrations_and_labelled_answers_are_looked_at_too(tmp_path: Path) -
     assert warning.startswith("bad answers")
 
 
+def test_of_several_answers_the_one_that_strays_is_shown(tmp_path: Path) -> None:
+    rows = pairs()
+    ranked = [
+        {
+            "prompt": row["prompt"],
+            "responses": [row["chosen"], row["rejected"], rows[i - 1]["chosen"]],
+            "scores": [3, 2, 1],
+        }
+        for i, row in enumerate(rows)
+    ]
+    found, _ = seen(tmp_path, ranked)
+    (side,) = found.joins
+    assert side.joined.told
+    assert all(f"number {(row.row - 2) % 80}." in row.answer for row in side.rows)
+
+
 def test_short_answers_are_said_not_to_be_judged(tmp_path: Path) -> None:
     rows = [{"prompt": row["prompt"], "completion": str(i)} for i, row in enumerate(pairs())]
     found, text = seen(tmp_path, rows)

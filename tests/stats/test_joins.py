@@ -130,6 +130,55 @@ def test_a_later_turn_of_the_conversation_is_no_other_prompt() -> None:
     assert not look([turn for pair in zip(short, follow, strict=True) for turn in pair]).told
 
 
+def windows(n: int) -> Rows:
+    """The last turns of conversations of six, the system message of each row its own."""
+    found, rows = [], talk(n)
+    for dated, start in enumerate(range(0, n, 6)):
+        turns: list[str] = []
+        for asked, said in rows[start : start + 6]:
+            turns += [asked, said]
+            found.append((f"It is day {dated}{len(turns)}\n" + "\n".join(turns[-4:-1]), said))
+    return found
+
+
+def critiques(n: int) -> Rows:
+    """Answers, and for each what is to be said of it."""
+    rows = talk(n)
+    about = [(f"Question: {p}\nAnswer: {a}\nWhat is wrong?", p) for p, a in talk(n // 2)]
+    return rows + about
+
+
+def examples(n: int) -> Rows:
+    """Prompts that each show three other rows with their answers."""
+    rows, rng = talk(n), Random(5)
+    shown = ["\n".join(f"Q: {p}\nA: {a}" for p, a in rng.sample(rows, 3)) for _ in rows]
+    return [(f"{those}\nQ: {p}\nA:", a) for those, (p, a) in zip(shown, rows, strict=True)]
+
+
+def translations(n: int) -> Rows:
+    """To another script and back, a quarter of the texts both ways."""
+    pairs = [(p, a.upper().translate(GREEK)) for p, a in talk(n, 6)]
+    there = [(f"Translate: {p}", a) for p, a in pairs[: n // 2]]
+    return there + [(f"Translate: {a}", p) for p, a in pairs[n // 4 :]]
+
+
+GREEK = str.maketrans(LETTERS.upper(), "".join(chr(0x3B1 + i) for i in range(26)))
+
+
+@pytest.mark.parametrize("make", [windows, critiques, examples, translations])
+def test_a_prompt_that_quotes_an_answer_is_not_what_it_was_asked(
+    make: Callable[[int], Rows],
+) -> None:
+    assert not look(make(120)).told
+
+
+@pytest.mark.parametrize("make", [windows, critiques])
+def test_answers_that_are_quoted_are_told_where_they_are_at_the_wrong_prompts(
+    make: Callable[[int], Rows],
+) -> None:
+    assert look(shuffled(make(120), 1.0)).told
+
+
 def test_what_would_have_been_told_is_told() -> None:
     rows = talk(200)
     least = look(rows).detectable

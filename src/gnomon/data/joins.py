@@ -90,7 +90,8 @@ class Side:
         if found.shift is None:
             return (
                 f"{told}. Look at how they were joined (a shuffled column, a key that is not "
-                "unique) and make the file again; leave it if they are meant to miss their prompt"
+                "unique) and make the file again; leave it if they are meant to miss their prompt "
+                "(negatives drawn at random) or share no words with it (translations)"
             )
         step = f"{abs(found.shift)} row{'' if abs(found.shift) == 1 else 's'}"
         way = "down" if found.shift > 0 else "up"
@@ -139,16 +140,15 @@ def _side(
     name: str, prompts: Sequence[str], answers: Sequence[tuple[int, str]], numbers: Sequence[int]
 ) -> Side:
     found = joined(prompts, answers, numbers)
-    said = dict(reversed(answers))  # a row's first answer
     rows = tuple(
         StrayRow(
             numbers[row] % _FILE,
             _shortened(prompts[row]),
-            _shortened(said[row]),
+            _shortened(text),
             numbers[other] % _FILE,
             _shortened(prompts[other]),
         )
-        for row, other in found.strayed[:SHOWN]
+        for (row, other), text in zip(found.strayed[:SHOWN], found.texts, strict=False)
     )
     first = min((row for row, _ in found.strayed), default=None)
     return Side(name, found, rows, None if first is None else numbers[first] % _FILE)

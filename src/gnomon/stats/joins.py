@@ -5,9 +5,10 @@ An answer takes up words of what it was asked. Of each answer, its own prompt is
 other prompts of the same data by the words that they share with the answer, each weighted by how
 rare it is in prompts and in answers: a refusal that says the same to everybody shares none, and is
 not judged. It strays where another prompt fits it far better than its own does, and it fits that
-prompt at least as well as half of the answers which stand there; a later turn of the same
-conversation, which holds the answer, is no other prompt. How often that is right on real
-data is in docs/data.md (``benchmarks/joins.py``).
+prompt at least as well as half of the answers which stand there. A prompt that quotes the answer
+(a later turn of the same conversation, a critique of it, an example of it, its translation back)
+is no other prompt, and an answer in another script than its own prompt is not judged. How often
+that is right on real data is in docs/data.md (``benchmarks/joins.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from statistics import median_low
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 from scipy.special import bdtrc  # type: ignore[import-untyped]
 
 from gnomon.stats.intervals import Floats, Interval, exact_interval, weighted_proportion
-from gnomon.stats.texts import stems, words
+from gnomon.stats.texts import scripts, stems, words
 
 LIMIT = 0.1
 """Where more of the judged answers than this stray, by the interval's lower end, the join is at
@@ -50,7 +51,11 @@ MOST_ANSWERS, MOST_PROMPTS = 2000, 20_000
 """Of more, as many are drawn."""
 READ = 4000
 """Letters that are read of a text, half of them at its end."""
+QUOTED, ASKED = 100, 20
+"""Letters: a prompt that holds so many of an answer's first quotes it; of a shorter answer it holds
+all, behind so many of the last of what was asked."""
 _AT_ONCE = 200
+_MOST_QUOTES = 100
 _NEIGHBOURS = (-2, -1, 1, 2)
 _SHIFTED = 5
 
@@ -64,6 +69,7 @@ class Joined:
         judged: those of them that clearly fit a prompt, their own or another.
         share: of the judged that stray, one row's answers together counting as a cluster.
         strayed: (row of the answer, row of the prompt that it fits), the clearest first.
+        texts: those answers, in the same order.
         shift: the answer in row i fits the prompt of row i + shift, in most of those that stray;
             None where no one number of rows explains them.
         explained: how many of the strays that is.
@@ -74,6 +80,7 @@ class Joined:
     judged: int
     share: Interval
     strayed: tuple[tuple[int, int], ...] = ()
+    texts: tuple[str, ...] = ()
     shift: int | None = None
     explained: int = 0
     compared: float = 1.0
@@ -137,12 +144,16 @@ def joined(
 
     clear: list[tuple[float, int, int]] = []
     right: list[int] = []
-    for answer, best, other, mine in fits.best(own):
-        if asked.continues(best, int(own[answer])):
+    for answer, others, mine in fits.each(own):
+        row, text = int(own[answer]), taken[answer][1]
+        best = asked.rival(others, mine, row, text)
+        if best is None:
             continue
-        enough, enough_own = other * fits.norms[best], mine * fits.norms[own[answer]]
+        other = float(others[best])
+        enough, enough_own = other * fits.norms[best], mine * fits.norms[row]
         if enough >= fits.said and other >= FAR * mine and other >= stands(best):
-            clear.append((-(other - mine), answer, best))
+            if not fits.foreign(text, row):
+                clear.append((-(other - mine), answer, best))
         elif enough_own >= fits.said and NEAR * mine > other:
             right.append(answer)
     clear.sort()
@@ -154,6 +165,7 @@ def joined(
         judged=len(judged),
         share=weighted_proportion(strays, clusters=judged),
         strayed=tuple((taken[a][0], asked.rows[p][0]) for _, a, p in clear),
+        texts=tuple(taken[a][1] for _, a, _ in clear),
         shift=shift,
         explained=explained,
         compared=len(asked.keys) / max(1, len(set(asked.of))),
@@ -204,10 +216,42 @@ class _Prompts:
         self.rows = [rows[key] for key in self.keys]
         self.stems = [_stems(prompts[found[0]]) for found in self.rows]
         self._texts = [prompts[found[0]] for found in self.rows]
+        self._plains: dict[int, str] = {}
+
+    def rival(self, fits: Floats, mine: float, own: int, answer: str) -> int | None:
+        """The other prompt that fits an answer best, those that quote it apart; None where that is
+        a later turn, or works on the answer, and nothing can be said."""
+        best = int(fits.argmax())
+        if self.continues(best, own) or self.works_on(best, answer):
+            return None
+        for _ in range(_MOST_QUOTES):
+            if fits[best] < FAR * mine or not self.quotes(best, own, answer):
+                break
+            fits[best] = -1.0
+            best = int(fits.argmax())
+        return best
 
     def continues(self, prompt: int, other: int) -> bool:
         """Whether a prompt is a later turn of another's conversation: it holds its answers too."""
-        return _plain(self._texts[prompt]).startswith(_plain(self._texts[other]))
+        return self._plain(prompt).startswith(self._plain(other))
+
+    def quotes(self, prompt: int, other: int, answer: str) -> bool:
+        """Whether a prompt holds an answer to another one, rather than asks for it."""
+        there, said = self._plain(prompt), _plain(answer)
+        if len(said) >= QUOTED:
+            return said[:QUOTED] in there
+        return f"{self._plain(other)[-ASKED:]} {said}" in there
+
+    def works_on(self, prompt: int, answer: str) -> bool:
+        """Whether half of a prompt is the answer: it asks to better it, or to translate it back.
+        Then what the answer was asked need not have its words at all."""
+        there, said = self._plain(prompt), _plain(answer)
+        return 2 * len(said) >= len(there) and said in there
+
+    def _plain(self, prompt: int) -> str:
+        if prompt not in self._plains:
+            self._plains[prompt] = _plain(self._texts[prompt])
+        return self._plains[prompt]
 
 
 class _Fits:
@@ -240,18 +284,25 @@ class _Fits:
         shared = sorted(self.place[stem] for stem in answer & self.prompts[prompt])
         return float(self.weights[shared].sum() / self.norms[prompt])
 
-    def best(self, own: NDArray[np.intp]) -> Iterator[tuple[int, int, float, float]]:
-        """(answer, the prompt that fits it best but for its own, how well it does, and its own)."""
+    def foreign(self, text: str, prompt: int) -> bool:
+        """Whether an answer is in another script than most of what a prompt asks: of a translation,
+        what another prompt shares with it says nothing."""
+        written = Counter(map(_script, _stems(text))).most_common(1)[0][0]
+        asked = self.prompts[prompt]
+        weights = {stem: float(self.weights[self.place[stem]]) for stem in asked}
+        same = sum(weight for stem, weight in weights.items() if _script(stem) == written)
+        return 2 * same < sum(weights.values())
+
+    def each(self, own: NDArray[np.intp]) -> Iterator[tuple[int, Floats, float]]:
+        """(answer, how well each prompt fits it, but for its own, which is -1, and how its own
+        does)."""
         across = self._asked.T.tocsr()
         for start in range(0, len(own), _AT_ONCE):
             fits = (self._said[start : start + _AT_ONCE] @ across).toarray()
-            every = np.arange(len(fits))
-            mine = own[start : start + _AT_ONCE]
-            well = fits[every, mine]
-            fits[every, mine] = -1.0
-            best = fits.argmax(axis=1)
-            for i in every:
-                yield start + int(i), int(best[i]), float(fits[i, best[i]]), float(well[i])
+            for answer, row in enumerate(fits, start):
+                mine = float(row[own[answer]])
+                row[own[answer]] = -1.0
+                yield answer, row, mine
 
 
 def _rarity(texts: csr_matrix) -> Floats:
@@ -260,6 +311,13 @@ def _rarity(texts: csr_matrix) -> Floats:
     rarity: Floats = np.log(max(1, texts.shape[0]) / np.maximum(often, 1.0))
     rarity[often > COMMON * texts.shape[0]] = 0.0
     return rarity
+
+
+@lru_cache(maxsize=1 << 16)
+def _script(stem: str) -> str:
+    """The script of a word's beginning; that of Chinese and of Japanese are one."""
+    found = scripts(stem[:1])
+    return "HAN" if found.keys() & {"HIRAGANA", "KATAKANA"} else next(iter(found), "")
 
 
 def _plain(text: str) -> str:
