@@ -206,23 +206,29 @@ def metric_rows(
 
 
 def _last_attempt(rows: Iterable[Mapping[str, Any]], out: Imported) -> Iterator[Mapping[str, Any]]:
-    """The rows that count: a run that was resumed from an earlier checkpoint logs the steps since
-    once more into the same file, and what it had logged of them is of weights that are gone."""
-    last: dict[object, Mapping[str, Any]] = {}
-    again: list[int] = []
+    """The rows that count: a run that was resumed from an earlier checkpoint goes on in the same
+    file from there, and what it had logged beyond that step is of weights that are gone. Rows of
+    other metrics (an evaluation's) may come later than those of later steps."""
+    kept: dict[frozenset[str], list[tuple[int, Mapping[str, Any]]]] = {}
+    other: list[tuple[int, Mapping[str, Any]]] = []
+    gone: list[int] = []
     for place, row in enumerate(rows):
         step = row.get("step")
-        key = (step, frozenset(row)) if is_number(step) else place
-        if last.pop(key, None) is not None:
-            again.append(int(row["step"]))
-        last[key] = row
-    if again:
-        some = f"{min(again)} to {max(again)}" if len(again) > 1 else str(again[0])
+        if not is_number(step):
+            other.append((place, row))
+            continue
+        same = kept.setdefault(frozenset(row), [])
+        while same and same[-1][1]["step"] >= step:
+            gone.append(int(same.pop()[1]["step"]))
+        same.append((place, row))
+    if gone:
+        some = f"{min(gone)} to {max(gone)}" if len(gone) > 1 else str(gone[0])
         out.note(
-            f"{len(again)} rows of metrics were logged twice (steps {some}), as by a run that was "
-            "resumed: the later ones count"
+            f"{len(gone)} rows of metrics (steps {some}) were logged before the run went back to "
+            "an earlier step, as one that was resumed does: what came later counts"
         )
-    yield from last.values()
+    found = [*other, *(pair for same in kept.values() for pair in same)]
+    yield from (row for _, row in sorted(found, key=lambda pair: pair[0]))
 
 
 def _metrics_file(source: Path, trainer: Trainer) -> Path | None:

@@ -118,7 +118,7 @@ class Ballots:
         """The rows on pairs that are there still, and how many are not, in words: a run that was
         made anew, or whose last evaluation is a later one, has other answers under its name."""
         pairs = {pair.id for pair in self.contest.pairs}
-        kept = [row for row in rows if not pairs or row.get("pair") in pairs]
+        kept = [row for row in rows if row.get("pair") in pairs]
         lost = len(rows) - len(kept)
         if not lost:
             return kept, []
