@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
@@ -23,6 +23,7 @@ from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import EARLY, LATE, EditEffect, RewardProbes
 from gnomon.stats.intervals import Interval, mean_interval
 from gnomon.stats.prompts import independent_difference
+from gnomon.stats.ratio import ratio
 
 NAME, DETECTOR = "reward_hacking", "invariance"
 PAYS = {
@@ -208,13 +209,14 @@ def way(moved: Interval) -> str:
 
 
 def _product(change: Interval, moved: Interval, gain: Interval) -> Interval:
-    """change x moved / gain, its half-width by the delta method; the gain is taken as it is."""
-    value = change.value * moved.value / gain.value
+    """change x moved / gain: the product's half-width by the delta method, over a gain that is not
+    certain either."""
+    value = change.value * moved.value
     half = math.hypot(
         moved.value * (change.high - change.low) / 2, change.value * (moved.high - moved.low) / 2
     )
-    half /= gain.value
-    return Interval(value, value - half, value + half, min(change.n, moved.n))
+    paid = Interval(value, value - half, value + half, min(change.n, moved.n))
+    return replace(ratio(paid, gain), n=paid.n)
 
 
 def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator[_Case]:

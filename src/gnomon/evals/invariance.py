@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from gnomon.stats.intervals import (
     share_bounds,
 )
 from gnomon.stats.prompts import gain_over_prompts, independent_difference, over_prompts
+from gnomon.stats.ratio import error_correlation, ratio
 from gnomon.stats.texts import sentences
 
 SHOWN = 3
@@ -243,15 +245,15 @@ class _Effects:
         if not known:
             return effect
         ids = [s.case.answer.prompt.id for s, _, _ in known]
-        before = by_prompt(zip(ids, (b for _, b, _ in known), strict=True))
-        after = by_prompt(zip(ids, (a for _, _, a in known), strict=True))
+        gain = _Gain([(id, b, a) for id, (_, b, a) in zip(ids, known, strict=True)])
+        before, after = gain.before, gain.after
         bounds = None if edit == "union" else self.bounds  # a mean of members is no 0 or 1
         effect.change = certain(gain_over_prompts(after, before, bounds))
         effect.score = over_prompts(after, self.bounds)
         effect.rises = share_of([a > b + 1e-9 for _, b, a in known], ids)
         effect.falls = share_of([a < b - 1e-9 for _, b, a in known], ids)
         effect.detectable = detectable(effect.change)
-        effect.kept = self._kept(side, effect.change)
+        effect.kept = self._kept(side, effect.change, gain)
         if side == EARLY and self.drift is not None:
             edited = [(s.case.answer.asked, s.case.texts[edit]) for s, _, _ in known]
             moved = self.drift.towards(edited)
@@ -259,23 +261,38 @@ class _Effects:
         effect.examples = _examples(known, edit)
         return effect
 
-    def _worth(self, side: str) -> Interval | None:
+    def _worth(self, side: str) -> tuple[Interval, _Gain] | None:
         """What an answer's own prompt adds to its score: less another prompt's answer."""
         rows = [s for s in self.scored if s.case.side == side]
-        triples = [(s.case.answer.prompt.id, s.before, s.after.get("swap")) for s in rows]
-        known = [(id, b, a) for id, b, a in triples if b is not None and a is not None]
+        triples = [(s.case.answer.prompt.id, s.after.get("swap"), s.before) for s in rows]
+        known = [(id, a, b) for id, a, b in triples if a is not None and b is not None]
         if not known:
             return None
-        own = by_prompt((id, before) for id, before, _ in known)
-        others = by_prompt((id, after) for id, _, after in known)
-        return gain_over_prompts(own, others, self.bounds)
+        gain = _Gain(known)
+        return gain_over_prompts(gain.after, gain.before, self.bounds), gain
 
-    def _kept(self, side: str, change: Interval) -> Interval | None:
-        worth = self.worth[side]
-        if worth is None or not worth.low > 0:
+    def _kept(self, side: str, change: Interval, gain: _Gain) -> Interval | None:
+        if (found := self.worth[side]) is None or not found[0].low > 0:
             return None
-        value, low, high = (1.0 + x / worth.value for x in (change.value, change.low, change.high))
-        return Interval(value, low, high, change.n)
+        worth, of = found
+        lost = ratio(change, worth, error_correlation(gain.by_prompt, of.by_prompt))
+        return Interval(1.0 + lost.value, 1.0 + lost.low, 1.0 + lost.high, lost.n)
+
+
+class _Gain:
+    """Scores before and after, by prompt.
+
+    Args:
+        known: (the prompt's id, before, after) of each answer.
+    """
+
+    def __init__(self, known: Sequence[tuple[str, float, float]]) -> None:
+        self.before = by_prompt((id, before) for id, before, _ in known)
+        self.after = by_prompt((id, after) for id, _, after in known)
+        gained = by_prompt((id, after - before) for id, before, after in known)
+        ids = dict.fromkeys(id for id, _, _ in known)
+        means = [statistics.fmean(v for v in own if v is not None) for own in gained]
+        self.by_prompt = dict(zip(ids, means, strict=True))
 
 
 def _before(scored: _Scored, edit: str) -> float | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from gnomon.stats.intervals import Interval, t_quantile
+from gnomon.stats.ratio import ratio
 
 UNKNOWN = (0.0, 1.0)
 """The interval of a share about which the judge says nothing."""
@@ -62,21 +63,14 @@ def corrected_win_rate(observed: Interval, keeps: Interval) -> Interval:
         keeps: how much of a difference that people see is left in it
             (:func:`gnomon.stats.judges.attenuation`), from other items than ``observed``.
 
-    The interval of the ratio is Fieller's (1954, "Some problems in interval estimation"): it is 0
-    to 1 where the judge is not shown to keep anything.
+    The interval is 0 to 1 where the judge is not shown to keep anything.
     """
     if not (observed.known and keeps.known and keeps.value > 0):
         return Interval(math.nan, *UNKNOWN, observed.n, observed.level)
-    z2 = t_quantile(observed.level, max(1.0, min(observed.n, keeps.n) - 1)) ** 2
-    d, k = observed.value - 0.5, keeps.value
-    v_d, v_k = (((figure.high - figure.low) / 2) ** 2 / z2 for figure in (observed, keeps))
-    a = k * k - z2 * v_k
-    value = 0.5 + d / k
-    if a <= 0:
-        return _clipped(value, *UNKNOWN, observed.n, observed.level)
-    half = math.sqrt(max(0.0, d * d * k * k - a * (d * d - z2 * v_d))) / a
-    centre = 0.5 + d * k / a
-    return _clipped(value, centre - half, centre + half, observed.n, observed.level)
+    gap = Interval(observed.value - 0.5, observed.low - 0.5, observed.high - 0.5, observed.n)
+    found = ratio(gap, keeps)
+    low, high = (0.5 + found.low, 0.5 + found.high) if found.known else UNKNOWN
+    return _clipped(0.5 + found.value, low, high, observed.n, observed.level)
 
 
 def _clipped(value: float, low: float, high: float, n: float, level: float) -> Interval:
