@@ -189,7 +189,7 @@ def metric_rows(
     source: Path, file: Path | None, trainer: Trainer, out: Imported
 ) -> Iterator[dict[str, Any]]:
     """Rows of metrics under gnomon's names where they are the same figure."""
-    file = file or _metrics_file(source, trainer)
+    file = file or metrics_file(source, trainer)
     if file is None:
         wanted = "trainer_state.json" if trainer == "trl" else "the file of trainer.logger=[file]"
         out.note(f"no metrics: {wanted} is not in {source} (give it with --metrics)")
@@ -231,7 +231,8 @@ def _last_attempt(rows: Iterable[Mapping[str, Any]], out: Imported) -> Iterator[
     yield from (row for _, row in sorted(found, key=lambda pair: pair[0]))
 
 
-def _metrics_file(source: Path, trainer: Trainer) -> Path | None:
+def metrics_file(source: Path, trainer: Trainer) -> Path | None:
+    """Where the metrics lie; None where they do not."""
     if trainer == "verl":
         places = [source / "metrics.jsonl", source.parent / "metrics.jsonl"]
         return next((place for place in places if place.is_file()), None)

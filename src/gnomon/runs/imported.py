@@ -38,6 +38,7 @@ from gnomon.runs.foreign import (
     sample_rows,
 )
 from gnomon.runs.foreign_columns import fit_columns
+from gnomon.runs.foreign_length import Length, length_of
 from gnomon.runs.manifest import MANIFEST, Manifest
 from gnomon.runs.records import STAGE, Skipped, StageInfo, now
 from gnomon.runs.rows import COLUMNS, MetricsStore, RowStore, SampleStore
@@ -92,7 +93,8 @@ def import_run(
     _understand_rewards(rows, logged, dict(weights or {}), out)
     fit_columns(rows, out)
     with write_folder(target) as folder:  # whole, or not at all
-        _write(folder, rows, logged, out, stage, algorithm, set(truths))
+        length = length_of(source, metrics, found)
+        _write(folder, rows, logged, out, stage, algorithm, set(truths), length)
     return out
 
 
@@ -225,6 +227,7 @@ def _write(
     stage: str,
     algorithm: str,
     truths: set[str],
+    length: Length | None,
 ) -> None:
     folder = run / "stages" / f"01-{stage}"
     make_folder(folder)
@@ -247,8 +250,17 @@ def _write(
             out.note(f"{column} is not logged for each answer: {meaning}")
     skipped = Skipped(count=len(out.skipped), examples=out.skipped[:SHOWN])
     iterations = max(int(row["step"]) for row in [*rows, *logged])
+    lacks = "" if length is None else length.lacks(iterations)
+    if lacks:
+        out.note(f"{lacks}: it has not finished")
     StageInfo(
-        name=stage, algorithm=algorithm, status="done", iterations=iterations, skipped=skipped
+        name=stage,
+        algorithm=algorithm,
+        status="stopped" if lacks else "done",
+        error=lacks,
+        planned_iterations=None if length is None else length.planned,
+        iterations=iterations,
+        skipped=skipped,
     ).write(folder / STAGE)
     Manifest(
         name=out.folder.name,
