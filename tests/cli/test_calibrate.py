@@ -419,7 +419,7 @@ def test_a_row_that_is_there_twice_is_one_label(tmp_path: Path) -> None:
 
 
 def test_real_labels_of_three_people_beside_an_ai_judge(shared_data: Path) -> None:
-    """Agreement by hand, from the raw rows, over pairs that stand in the file once."""
+    """Agreement by hand, from the raw rows, of a pair that is there twice by its last labels."""
     folder = shared_data / "pandalm"
     rows = [
         row.data for row in iter_rows(folder / "testset-v1.jsonl.gz") if isinstance(row, RawRow)
@@ -433,7 +433,7 @@ def test_real_labels_of_three_people_beside_an_ai_judge(shared_data: Path) -> No
     found, _ = calibrate(judge, groups)
     read = {g.prompt.meta["idx"] for g in groups}
     won = {1: 1.0, 2: 0.0, 0: 0.5}
-    first: dict[Any, float] = {}
+    asked, last = dict[Any, tuple[str, float]](), dict[Any, float]()
     for row in rows:
         if row["idx"] not in read:
             continue
@@ -442,10 +442,11 @@ def test_real_labels_of_three_people_beside_an_ai_judge(shared_data: Path) -> No
             frozenset((row["response1"].strip(), row["response2"].strip())),
         )
         theirs = [won[row[f"annotator{k}"]] for k in (1, 2, 3)]
-        mine = won[int(said[row["idx"]])]
-        first.setdefault(key, sum(1 - abs(mine - x) for x in theirs) / 3)
+        a, mine = asked.setdefault(key, (row["response1"], won[int(said[row["idx"]])]))
+        theirs = theirs if a.strip() == row["response1"].strip() else [1 - x for x in theirs]
+        last[key] = sum(1 - abs(mine - x) for x in theirs) / 3
     assert found.agreement is not None
-    assert found.labels == len(first)
-    assert found.agreement.value == pytest.approx(sum(first.values()) / len(first))
+    assert found.labels == len(last)
+    assert found.agreement.value == pytest.approx(sum(last.values()) / len(last))
     assert found.people is not None
     assert found.people.value > 0.9

@@ -254,6 +254,21 @@ def annotators(data: Mapping[str, Any]) -> list[str]:
     return [k for k, v in data.items() if ANNOTATOR.fullmatch(str(k)) and v is not None]
 
 
+def labeller_of(about: Mapping[str, Any]) -> str | None:
+    """Who judged, by what a row or its meta says; None where it names nobody (0 is a name)."""
+    named = (as_name(about.get(name)) for name in LABELLER)
+    return next((name for name in named if name is not None), None)
+
+
+def as_name(value: Any) -> str | None:
+    """A labeller's name as a text; None for a blank or for what is no name."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+        return None
+    whole = isinstance(value, float) and value.is_integer()  # of a column of numbers with a gap
+    text = str(int(value) if whole else value)
+    return text if text.strip() else None
+
+
 def answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
     """The field whose conversation has an assistant turn (or ends with one), None without one."""
     return next((n for n in PROMPT_TURNS if _is_answered(data.get(n), last)), None)
@@ -307,6 +322,11 @@ def to_group(
     return Group(_prompt(row, turns, options), tuple(responses), tuple(comparisons), weight)
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a value names nothing: null, or a text of spaces at most."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
     asked = row.data.get(row.first((*PROMPT, *CHOSEN)) or "")
     turns = with_side_columns(row, turns)
@@ -324,11 +344,11 @@ def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
             )
         text, messages = messages[0].content, ()
     return Prompt(
-        id=row.default_id if own_id is None else str(own_id),
+        id=row.default_id if is_blank(own_id) else str(own_id),
         messages=messages,
         text=text,
         source=row.source,
-        category=None if category is None else str(category),
+        category=None if is_blank(category) else str(category),
         meta=meta,
         conversational=isinstance(asked, list | Mapping),
     )

@@ -33,7 +33,9 @@ from gnomon.data.fields import (
     Row,
     annotators,
     conversation,
+    is_blank,
     is_text_list,
+    labeller_of,
     prompt_turns,
     response_turns,
     to_group,
@@ -273,7 +275,7 @@ def _response(item: Any, where: str) -> tuple[tuple[Turn, ...], str | None, dict
     turns = response_turns(item[field], where)
     if not is_trained(item, where):
         turns = tuple(replace(turn, train=False) for turn in turns)
-    return turns, None if own_id is None else str(own_id), meta
+    return turns, None if is_blank(own_id) else str(own_id), meta
 
 
 def _ranks(
@@ -364,5 +366,4 @@ def _comparisons(
         tie = as_bool(given["tie"], f"{where}.tie")
         likely = as_probability(given["probability"], f"{where}.probability")
         out.append(Comparison(better, worse, weight * confidence, margin, tie, likely))
-    names = (item.get("labeller", item.get("labeler")) for item in items)
-    return tuple(out), tuple(None if n is None else str(n) for n in names)
+    return tuple(out), tuple(map(labeller_of, items))

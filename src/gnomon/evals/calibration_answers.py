@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gnomon.data.fields import labeller_of
 from gnomon.data.readers import fingerprint, prompt_key
 from gnomon.errors import DataError, RunError
 from gnomon.evals.calibration_asking import CHUNK, Watch
+from gnomon.evals.calibration_pairs import row_of
 from gnomon.evals.calibration_words import warnings
 from gnomon.judges.protocol import Judge, judged, total_cost
 from gnomon.records import Cost, Group, Judgement
@@ -25,11 +27,13 @@ from gnomon.stats.judges import JudgedPair, agreement, people_agreement, same_be
 
 @dataclass
 class LabelledAnswer:
-    """An answer and what people say of it: by labeller, 1 for good and 0 for bad."""
+    """An answer and what people say of it: by labeller, 1 for good and 0 for bad; ``rows`` are what
+    else the rows say that name no labeller."""
 
     group: Group
     cluster: str
     people: dict[str | int, float]
+    rows: set[str] = field(default_factory=set)
 
 
 def labelled_answers(groups: Sequence[Group]) -> list[LabelledAnswer]:
@@ -49,8 +53,13 @@ def labelled_answers(groups: Sequence[Group]) -> list[LabelledAnswer]:
             item = found.setdefault(
                 (cluster, response.text), LabelledAnswer(one, cluster, dict[str | int, float]())
             )
-            who = response.meta.get("labeller") or group.prompt.meta.get("labeller")
-            item.people.setdefault(len(item.people) if who is None else str(who), float(good))
+            who = labeller_of(response.meta) or labeller_of(group.prompt.meta)
+            about = row_of({**group.prompt.meta, "of the answer": dict(response.meta)})
+            if who is not None:
+                item.people[who] = float(good)
+            elif about not in item.rows:  # a row that is there twice is one label
+                item.rows.add(about)
+                item.people[len(item.people)] = float(good)
     said = {value for item in found.values() for value in item.people.values()}
     if len(said) < 2:
         what = "no answer is labelled good or bad"

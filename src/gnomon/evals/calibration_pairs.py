@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gnomon.data.fields import as_name, labeller_of
 from gnomon.data.formats import judgements
 from gnomon.data.readers import prompt_key
 from gnomon.errors import ConfigError, DataError
@@ -40,6 +42,8 @@ class LabelledPair:
             number.
         ordered: whether the file says which of the two was shown first, and that it was ``a``.
         authors: who wrote ``a`` and ``b``; empty where the data do not say.
+        rows: what has labelled it without a name: what else its rows say, and each one's place
+            among these of its row.
         belief: how likely ``a`` is the better one by all labels together, where the labels come as
             such probabilities.
     """
@@ -49,6 +53,7 @@ class LabelledPair:
     people: dict[str | int, float] = field(default_factory=dict)
     ordered: bool = False
     authors: tuple[str, str] = ("", "")
+    rows: set[tuple[str, int, float]] = field(default_factory=set)
     belief: float | None = None
 
     @property
@@ -68,11 +73,19 @@ class LabelledPair:
         a, b = (author.strip().casefold() in names for author in self.authors)
         return int(a) - int(b)
 
-    def add(self, who: str | None, won: float) -> None:
-        """Add a label; a row that is there twice is one label."""
+    def add(self, who: str | None, won: float, row: str = "", place: int = 0) -> None:
+        """Add a label: of several of one labeller the last counts. Without a name a row that is
+        there twice is one label, and the labels of one row, or of rows that differ in anything,
+        are different people's.
+
+        Args:
+            row: what its row says beside the pair.
+            place: which label of its row on this pair it is.
+        """
         if who is not None:
-            self.people.setdefault(who, won)
-        elif won not in [v for k, v in self.people.items() if isinstance(k, int)]:
+            self.people[who] = won
+        elif (row, place, won) not in self.rows:
+            self.rows.add((row, place, won))
             self.people[len(self.people)] = won
 
 
@@ -95,8 +108,10 @@ def labelled_pairs(
     found: dict[tuple[str, str, str], LabelledPair] = {}
     for group in groups:
         cluster = prompt_key(group)
-        names = group.prompt.meta.get("labellers", ())
-        for k, c in enumerate(judgements(group)):
+        compared = judgements(group)
+        names, about = labellers(group, len(compared)), row_of(group.prompt.meta)
+        places = Counter[tuple[str, str, str]]()
+        for c, who in zip(compared, names, strict=True):
             texts = [group.responses[i].text for i in (c.better, c.worse)]
             if texts[0] == texts[1] or not c.weight:
                 continue
@@ -105,7 +120,8 @@ def labelled_pairs(
                 found[key] = _new(group, cluster, c, authors)
             item = found[key]
             for_a = item.group.responses[0].text == texts[0]
-            item.add(names[k] if k < len(names) else None, 0.5 if c.tie else float(for_a))
+            item.add(who, 0.5 if c.tie else float(for_a), about, places[key])
+            places[key] += 1
             if c.probability < 1.0 and not c.tie:
                 item.belief = c.probability if for_a else 1.0 - c.probability
     if not found:
@@ -114,6 +130,19 @@ def labelled_pairs(
             "calibration needs rows with two answers and which of them is better"
         )
     return list(found.values())
+
+
+def labellers(group: Group, compared: int) -> list[str | None]:
+    """Who made each of a group's comparisons; None where nothing says so."""
+    names = group.prompt.meta.get("labellers", ())
+    if len(names) != compared:  # one of the whole row
+        return [labeller_of(group.prompt.meta)] * compared
+    return [as_name(name) for name in names]
+
+
+def row_of(meta: Mapping[str, Any]) -> str:
+    """What else a row says, by which two rows are told apart."""
+    return json.dumps(meta, sort_keys=True, default=str)
 
 
 def _new(

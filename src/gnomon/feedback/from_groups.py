@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gnomon.data.fields import LABELLER, ReadOptions
+from gnomon.data.fields import LABELLER, ReadOptions, labeller_of
 from gnomon.data.formats import convert, judgements
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import DataError
@@ -70,7 +70,7 @@ def _labellers(group: Group, compared: Sequence[Comparison]) -> list[str]:
     meta = group.prompt.meta
     named = meta.get("labellers") or ()
     if len(named) != len(compared):
-        row = next((meta[name] for name in LABELLER if meta.get(name) is not None), None)
+        row = labeller_of(meta)
         named = [row if row is not None else next(iter(named), None)] * len(compared)
     unknown = next((i for i, name in enumerate(named) if name is None or not str(name).strip()), -1)
     if unknown >= 0:

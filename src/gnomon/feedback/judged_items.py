@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gnomon.data.fields import LABELLER
+from gnomon.data.fields import LABELLER, labeller_of
 from gnomon.data.formats import judgements
 from gnomon.feedback.identity import canonical_order, digest, make_item
 from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label, Queued
@@ -117,8 +117,11 @@ def _without_judging(group: Group) -> tuple[Group, _About]:
     """The group without what its row says of the judging, which is a label's, and that."""
     meta = dict(group.prompt.meta)
     names = meta.pop("labellers", None)
-    alone = [_name(meta.pop(n)) for n in LABELLER if isinstance(meta.get(n), str | int | float)]
-    about = _About(tuple(alone[:1] if names is None else names))
+    alone = labeller_of(meta)
+    for name in LABELLER:
+        if isinstance(meta.get(name), str | int | float):
+            del meta[name]
+    about = _About(((alone,) if alone else ()) if names is None else tuple(names))
     models: dict[str | None, Any] = {}
     if all(name in meta for name in _BALLOT):
         at, seconds, guideline = (meta.pop(n, None) for n in ("time", "seconds", "guideline"))
@@ -131,12 +134,6 @@ def _without_judging(group: Group) -> tuple[Group, _About]:
         responses.append(replace(r, meta=kept))
     prompt = replace(group.prompt, meta=meta)
     return replace(group, prompt=prompt, responses=tuple(responses)), about
-
-
-def _name(value: str | float) -> str:
-    """A labeller's name; a column of numbers with a gap holds 1.0 where 1 was meant."""
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value)
 
 
 def _mark(group: Group, order: Sequence[int], told: Label) -> Label | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.fields import LABELLER
+from gnomon.data.fields import labeller_of
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import DataError
@@ -78,7 +78,7 @@ def _judged(
     row = rows[name]
     (group,) = _groups({name: row})
     found = judgements_of(row, label)
-    who = next((str(label[key]) for key in LABELLER if label.get(key)), nameless)
+    who = labeller_of(label) or nameless
     if not found:
         item = make_item(group.prompt, group.responses, campaign=campaign)
         return [Judged(item, (Label("", item.id, who, "skip"),))]
