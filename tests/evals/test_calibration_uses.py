@@ -153,3 +153,31 @@ def test_what_changed_about_a_judge_is_named(version: str, what: str) -> None:
     if what:
         assert known.differs(version) == what
     assert known.is_of("ai", "m prompt=1 settings=2 corrected=1a2b3c4d")
+
+
+def test_a_calibration_that_comes_later_is_taken_up_without_asking_again(folder: Path) -> None:
+    speaker = Speaker(lambda text: "x" * 6)
+
+    def measured() -> EvalResult:
+        suite = make_suite(
+            "win_rate", {"data": "prompts.jsonl", "judge": "longer.py:judge"}, folder
+        )
+        return evaluate(suite, speaker, folder)
+
+    first = measured()
+    assert any("no calibration of the judge judge" in note for note in first.notes)
+    assert measured().made == first.made
+    calibrated(folder, first.judge_version, attenuation=Interval(0.8, 0.7, 0.9, 80))
+    asked = list(speaker.asked)
+    second = measured()
+    assert second.calibration == "calibrations/judge.json"
+    assert "win_rate_corrected" in second.scores
+    assert not any("no calibration" in note for note in second.notes)
+    keeps = Interval(0.8, 0.7, 0.9, 80)
+    calibrated(folder, first.judge_version, attenuation=keeps, warnings=["it likes lists"])
+    assert "the judge judge: it likes lists" in measured().notes
+    (folder / "calibrations" / "judge.json").unlink()
+    third = measured()
+    assert third.calibration == ""
+    assert third.notes == first.notes
+    assert speaker.asked == asked

@@ -13,7 +13,7 @@ import gnomon
 from gnomon.evals.judging import calibration_of, other_version
 from gnomon.evals.rows import Rows, key_of, set_aside
 from gnomon.evals.suite import Measured, Suite, Tell, Watch, Work
-from gnomon.runs.evals import EVAL_FOLDER, EvalResult
+from gnomon.runs.evals import EVAL_FOLDER, Calibration, EvalResult
 from gnomon.runs.records import now
 from gnomon.stats.intervals import Interval
 
@@ -87,8 +87,11 @@ def evaluate(
         # a limit takes the first, and items of one id are counted
         key = key_of(facts | {"order": list(data)})
     if before.key == key and not before.errors and not again:
-        say(f"measured already ({file}); --again measures anew")
-        return before
+        if not suite.opinion or _is_told(before, run):
+            say(f"measured already ({file}); --again measures anew")
+            return before
+        say(f"the calibration of the judge {before.judge} is another than {file} speaks of: its "
+            "figures are made again")  # fmt: skip
     if file.is_file():
         set_aside(file)
     rows = _open_rows(file.with_suffix(".jsonl"), key, again, say)
@@ -133,17 +136,36 @@ def _find_calibration(suite: Suite, found: Measured, run: Path) -> None:
     none."""
     found.calibration, calibration = calibration_of(run, found.judge, found.judge_version)
     if calibration is None:
-        other = other_version(run, found.judge, found.judge_version)
-        found.notes.append(
-            f"no calibration of the judge {found.judge} is in {run}{other}: how far it agrees with "
-            "people is not known"
-        )
+        found.notes.append(f"no calibration of the judge {found.judge} is in {run}"
+                           f"{_not_known(found, run)}")  # fmt: skip
         return
-    if calibration.doubt:
-        found.notes.append(f"the judge {found.judge}: {calibration.doubt}")
-    found.notes += [f"the judge {found.judge}: {warning}" for warning in calibration.warnings]
+    found.notes += _said(found, calibration)
     if not calibration.doubt:
         suite.believe(found, calibration)
+
+
+def _is_told(before: EvalResult, run: Path) -> bool:
+    """Whether a result says what the calibration of its judge says now."""
+    if not before.judge:
+        return True
+    file, calibration = calibration_of(run, before.judge, before.judge_version)
+    if calibration is None:
+        lack = _not_known(before, run)
+        return not before.calibration and any(note.endswith(lack) for note in before.notes)
+    same = before.calibration == file and calibration.made <= before.made
+    return same and {*_said(before, calibration)} <= {*before.notes}
+
+
+def _not_known(found: Measured, run: Path) -> str:
+    """What is to be said of a judge without a calibration, and whether another version has one."""
+    other = other_version(run, found.judge, found.judge_version)
+    return f"{other}: how far it agrees with people is not known"
+
+
+def _said(found: Measured, calibration: Calibration) -> list[str]:
+    """What a calibration has against its judge, in words."""
+    against = [*filter(None, [calibration.doubt]), *calibration.warnings]
+    return [f"the judge {found.judge}: {text}" for text in against]
 
 
 def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
