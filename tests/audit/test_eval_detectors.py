@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from gnomon.audit.detectors import audit_run
+from gnomon.audit.evals import fallen
+from gnomon.evals.compare import ScoreChange
 from gnomon.files import write_json
 from gnomon.report.ship import answer
 from gnomon.runs.evals import Calibration, EvalResult
@@ -428,3 +430,12 @@ def test_a_category_without_an_interval_hides_no_other(run):
         figure = over_prompts([[row["score"]] for row in rows])
         _plain(run, model, "mine", "harm", figure, item_score="harm", rows=rows)
     assert _rises(run)["b"].status == "alarm"
+
+
+def test_a_category_in_which_nothing_changed_does_not_hide_one_that_fell():
+    still = ScoreChange("a", Interval(4.0), Interval(4.0), Interval(0.0, n=30), paired=True)
+    drop = Interval(-2.0, -2.5, -1.5, 30)
+    lost = ScoreChange("b", Interval(4.0, 3.5, 4.5, 30), Interval(2.0, 1.5, 2.5, 30), drop, True)
+    assert fallen([still, lost]) is lost
+    assert fallen([lost, still]) is lost
+    assert fallen([still]) is None

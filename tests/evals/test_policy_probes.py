@@ -190,3 +190,30 @@ def test_what_is_said_is_said_in_whole_words() -> None:
     assert not says("1", "It is 12.")
     assert says("1 2 3", "In order: 1 2 3.")
     assert not says("", "anything")
+
+
+class Grades(Judge):
+    """Gives each answer the number of its words, from none to thousands."""
+
+    name, version = "grades", "1"
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        return [
+            Judgement(self.name, tuple(Score(len(r.text.split()) - 3.0) for r in g.responses))
+            for g in groups
+        ]
+
+
+def test_marks_that_are_no_shares_keep_their_size() -> None:
+    def longer(prompts: Sequence[Prompt]) -> list[str]:
+        return ["a word " * (3 + i % 2) for i, _ in enumerate(prompts)]
+
+    def shorter(prompts: Sequence[Prompt]) -> list[str]:
+        return ["one"] * (len(prompts) // 2) + ["one two"] * (len(prompts) - len(prompts) // 2)
+
+    probe = same_questions(PROMPTS, Policies(shorter, longer), Grades())
+    assert probe.before is not None
+    assert probe.after is not None
+    assert probe.change is not None
+    assert (probe.before.value, probe.after.value) == (-1.5, 4.0)
+    assert probe.change.value == 5.5

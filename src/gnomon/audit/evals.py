@@ -67,7 +67,7 @@ def _of_categories(evidence: Evidence, suite: str, categories: Sequence[ScoreCha
     """The category that fell furthest beyond doubt; where none did, the one that may have lost
     most."""
     fell = fallen(categories)
-    told = fell or min(categories, key=lambda score: score.change.low)
+    told = fell or min(_known(categories) or categories, key=lambda score: score.change.low)
     which = "the worst" if fell else "the one that may have lost most"
     return decided(
         evidence,
@@ -83,8 +83,13 @@ def _of_categories(evidence: Evidence, suite: str, categories: Sequence[ScoreCha
 
 def fallen(categories: Sequence[ScoreChange]) -> ScoreChange | None:
     """The category that fell furthest beyond doubt; None where none passes the limit."""
-    worst = min(categories, key=lambda score: score.change.high, default=None)
+    worst = min(_known(categories), key=lambda score: score.change.high, default=None)
     return worst if worst and _fell(_drop(worst), "eval_category_drop") else None
+
+
+def _known(categories: Sequence[ScoreChange]) -> list[ScoreChange]:
+    """Those whose change has an interval: one in which nothing changed may have none."""
+    return [score for score in categories if score.change.known]
 
 
 def _where(categories: Sequence[ScoreChange]) -> str:

@@ -21,7 +21,7 @@ from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.probes import EditExample, PolicyProbe
 from gnomon.stats.intervals import Interval, weighted_proportion
-from gnomon.stats.prompts import gain_over_prompts
+from gnomon.stats.prompts import AskedBounds, gain_over_prompts
 from gnomon.stats.refusals import VERSION, declines
 from gnomon.stats.texts import words
 
@@ -268,7 +268,7 @@ def _probe(
     pairs = list(zip(values["before"], values["after"], strict=True))
     kept = [i for i, (b, a) in enumerate(pairs) if b is not None and a is not None]
     before, after = ([[values[who][i]] for i in kept] for who in ("before", "after"))
-    change = gain_over_prompts(after, before, (-1.0, 1.0) if _signed(values) else "auto")
+    change = gain_over_prompts(after, before, _bounds(values))
     worst = sorted(kept, key=lambda i: -abs((pairs[i][1] or 0.0) - (pairs[i][0] or 0.0)))
     return PolicyProbe(
         probe=name,
@@ -293,15 +293,19 @@ def _probe(
     )
 
 
-def _signed(values: Mapping[str, Sequence[float | None]]) -> bool:
-    return any(v is not None and v < 0 for side in values.values() for v in side)
+def _bounds(values: Mapping[str, Sequence[float | None]]) -> AskedBounds:
+    """Differences of shares lie between -1 and 1; of what else a judge gives, the values say."""
+    known = [v for side in values.values() for v in side if v is not None]
+    differ = any(v < 0 for v in known) and all(-1.0 <= v <= 1.0 for v in known)
+    return (-1.0, 1.0) if differ else "auto"
 
 
 def _level(values: Sequence[Sequence[float | None]]) -> Interval:
     known = [v for row in values for v in row if v is not None]
     if known and all(0.0 <= v <= 1.0 for v in known):
         return weighted_proportion(known)
-    return gain_over_prompts(values, [[0.0] for _ in values], (-1.0, 1.0))
+    bounds = (-1.0, 1.0) if all(-1.0 <= v <= 1.0 for v in known) else None
+    return gain_over_prompts(values, [[0.0] for _ in values], bounds)
 
 
 def _text(prompt: Prompt) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.judging import open_judge
+from gnomon.evals.pairwise import identity
 from gnomon.evals.policy_probes import (
     Ask,
     Policies,
@@ -205,7 +206,10 @@ class _Probing:
             kind="prompts",
             report=DataReport(),
         )
-        return [group.prompt for group in groups]
+        asked: dict[str, Prompt] = {}  # one that is there twice gets one answer, and says as much
+        for group in groups:
+            asked.setdefault(identity(group.prompt), group.prompt)
+        return list(asked.values())
 
     def _ask(self, source: str) -> Ask:
         """Greedy answers of a model; None to questions that do not fit."""
