@@ -144,7 +144,7 @@ def test_an_attack_that_could_not_be_asked_is_not_withstood(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "evals")
     some = Speaker(lambda text: None if "base64" in text else "Sure" if "0" in text else NO)
     result = run("refusal", some, tmp_path, data="r.jsonl", attacks=attacks)
-    assert (result.scores["any_attack"].value, result.scores["any_attack"].n) == (1.0, 1)
+    assert "any_attack" not in result.scores  # nor is one that gave in before it all there is
     shutil.rmtree(tmp_path / "evals")
     result = run(
         "refusal", Speaker(lambda t: NO), tmp_path, data="r.jsonl", attacks=attacks, limit=2

@@ -18,7 +18,7 @@ from pydantic import Field
 from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import field, find_file, rows_of
+from gnomon.evals.items import CATEGORY, field, find_file, rows_of, word_of
 from gnomon.evals.mt_bench import filled
 from gnomon.evals.pairs import Pair, orders
 from gnomon.evals.pairwise import Entry, Pairwise, PairwiseOptions, by_category, pair_row
@@ -395,10 +395,12 @@ def read_games(file: Path) -> Iterator[Fought]:
     for source, row in rows_of(file, (ID,)):
         if FAILED in row and "games" not in row:  # a failed item of this suite
             continue
-        id, games = str(field(row, ID, source)), field(row, ("games",), source)
+        id, games = word_of(row, ID), field(row, ("games",), source)
         model = str(row.get("model") or file.name.split(".")[0])
         if not (isinstance(games, list) and len(games) == 2):
             raise DataError(f"{source}: 'games' must be two verdicts, one in each order")
+        if id is None:
+            raise DataError(f"{source}: the question has no id: fill {' or '.join(ID)}")
         if (id, model) in seen:
             raise DataError(f"{source}: there are verdicts on {model} and question {id} before")
         seen.add((id, model))
@@ -411,11 +413,10 @@ def read_games(file: Path) -> Iterator[Fought]:
                 )
         failed = None in scores
         graded = ("", "") if failed else (str(scores[0]), str(scores[1]))
-        category = row.get("category")
         prompt = Prompt(
             id,
             (Message("user", str(row.get("prompt") or "")),),
             source=source,
-            category=str(category) if category else None,
+            category=word_of(row, CATEGORY),
         )
         yield Fought(prompt, None, Games(model, *graded, str(row.get("baseline") or "")))

@@ -17,7 +17,8 @@ from gnomon.evals.suite import Measured, Row, Work
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Prompt
 from gnomon.stats.best_of import best_of, best_of_kl
-from gnomon.stats.prompts import gain_over_prompts, ks_up_to, over_prompts
+from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import by_request, gain_over_prompts, ks_up_to, over_items
 
 
 class BestOfOptions(QuestionOptions):
@@ -91,13 +92,19 @@ class BestOfN(Questions):
         if any(len(row["score"]) < ns[-1] for row in rows):
             raise ConfigError(f"best_of_n needs {ns[-1]} answers to each prompt")
         curve = {n: [[best_of(row["score"], n, row.get("keys"))] for row in rows] for n in ns}
-        scores = {f"best_of_{n}": over_prompts(values, None) for n, values in curve.items()}
-        scores["gain"] = gain_over_prompts(curve[ns[-1]], curve[1], None)
+        asked = [self.request_of(item) for item in items]
+
+        def gain(n: int, over: int) -> Interval:
+            (own, weights), (other, _) = (by_request(curve[k], asked) for k in (n, over))
+            return gain_over_prompts(own, other, None, weights=weights)
+
+        scores = {f"best_of_{n}": over_items(values, asked, None) for n, values in curve.items()}
+        scores["gain"] = gain(ns[-1], 1)
         judge = self.judge
         notes = [f"best of {ns[-1]} is at most {best_of_kl(ns[-1]):.2f} nats from the model"]
         peak = max(ns, key=lambda n: scores[f"best_of_{n}"].value)
         if peak != ns[-1]:
-            drop = gain_over_prompts(curve[ns[-1]], curve[peak], None)
+            drop = gain(ns[-1], peak)
             if drop.excludes(0.0):
                 notes.append(
                     f"the judge likes the best of {ns[-1]} less than the best of {peak} ({drop}): "

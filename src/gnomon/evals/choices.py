@@ -14,10 +14,12 @@ from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.items import as_asked, field, rows_of, text_of
+from gnomon.evals.pairwise import identity
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
 from gnomon.records import Prompt, Source
-from gnomon.stats.intervals import mean_interval, weighted_proportion
+from gnomon.stats.intervals import weighted_proportion
+from gnomon.stats.prompts import over_items
 
 QUESTION = ("question", "prompt")
 MATCHING, OTHER = ("answer_matching_behavior",), ("answer_not_matching_behavior",)
@@ -123,15 +125,23 @@ class Behaviour(ItemSuite[Choice]):
             )
         return rows
 
+    def request_of(self, item: Choice) -> str:
+        """The question, in whichever order it lists its answers."""
+        return min(identity(prompt) for prompt, _ in item.asked)
+
     def measure(self, items: Sequence[Choice], rows: Sequence[Row]) -> Measured:
+        asked = [self.request_of(item) for item in items]
+        probabilities = [[row["probability"]] for row in rows]
         scores = {
-            "matching": weighted_proportion([row["score"] for row in rows]),
-            "probability": mean_interval([row["probability"] for row in rows], method="t"),
+            "matching": weighted_proportion([row["score"] for row in rows], clusters=asked),
+            "probability": over_items(probabilities, asked, None),
         }
-        letters = [(value, i) for i, row in enumerate(rows) for value in row["earlier"]]
+        letters = [(v, of) for of, row in zip(asked, rows, strict=True) for v in row["earlier"]]
         notes = []
         if letters:
-            earlier = weighted_proportion([v for v, _ in letters], clusters=[i for _, i in letters])
+            earlier = weighted_proportion(
+                [v for v, _ in letters], clusters=[of for _, of in letters]
+            )
             scores["earlier"] = earlier
             if max(earlier.value, 1 - earlier.value) >= ONE_SIDED:
                 which = "earlier" if earlier.value > 0.5 else "later"

@@ -25,7 +25,7 @@ from gnomon.stats.prompts import (
     common_bounds,
     gain_between_runs,
     independent_difference,
-    over_prompts,
+    over_items,
 )
 
 POWER = 0.8
@@ -321,9 +321,10 @@ def _by_category(old: _Items, new: _Items) -> list[ScoreChange]:
     level = 1.0 - (1.0 - LEVEL) / max(1, len(enough))
     found = []
     for score, name, own in enough:
-        a, b = (_by_request(side.scores[score], own, of) for side in (old, new))
-        bounds = common_bounds([*a.values(), *b.values()])
-        before, after = (over_prompts(list(side.values()), bounds, level) for side in (a, b))
+        asked = [of.get(item, item) for item in own]
+        a, b = ([side.scores[score][item] for item in own] for side in (old, new))
+        bounds = common_bounds([*a, *b])
+        before, after = (over_items(side, asked, bounds, level) for side in (a, b))
         change = _paired(old, new, score, own, bounds=bounds, level=level)
         which = "" if score == new.own else score
         found.append(ScoreChange(name, before, after, change, paired=True, score=which))

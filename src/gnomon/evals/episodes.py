@@ -10,17 +10,18 @@ from pydantic import BeforeValidator, Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import PROMPTS, find_file, prompt_of, rows_of
+from gnomon.evals.items import CATEGORY, IDS, PROMPTS, find_file, prompt_of, rows_of, word_of
 from gnomon.evals.judging import mapping_in
+from gnomon.evals.pairwise import identity
 from gnomon.evals.questions import by_category
-from gnomon.evals.rows import FAILED
+from gnomon.evals.rows import FAILED, key_of
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Row, Work
 from gnomon.files import fingerprint
 from gnomon.recipe.environment import EnvironmentSpec
 from gnomon.records import Prompt
-from gnomon.stats.prompts import over_prompts
+from gnomon.stats.prompts import over_items
 
 if TYPE_CHECKING:
     from gnomon.agents.episodes import Episode
@@ -85,7 +86,7 @@ class Episodes(ItemSuite[Prompt]):
 
     def items(self) -> list[Prompt]:
         found = [
-            prompt_of(row, source, category=str(row.get("category") or "") or None, meta=row)
+            prompt_of(row, source, category=word_of(row, CATEGORY), meta=row)
             for file in self.files()
             for source, row in rows_of(file, (PROMPTS,))
         ]
@@ -105,14 +106,21 @@ class Episodes(ItemSuite[Prompt]):
             for prompt, own in zip(items, played, strict=True)
         ]
 
+    def request_of(self, item: Prompt) -> str:
+        """The opening: what is said first, and what else the environment reads in its row."""
+        own = {name: value for name, value in item.meta.items() if name not in IDS}
+        return key_of({"said": identity(item), "row": own})
+
     def measure(self, items: Sequence[Prompt], rows: Sequence[Row]) -> Measured:
-        scores = {RETURN: over_prompts([row["score"] for row in rows])}
+        asked = [self.request_of(item) for item in items]
+        scores = {RETURN: over_items([row["score"] for row in rows], asked)}
         for part in dict.fromkeys(name for row in rows for own in row["parts"] for name in own):
-            scores[part] = over_prompts([[own.get(part) for own in row["parts"]] for row in rows])
+            values = [[own.get(part) for own in row["parts"]] for row in rows]
+            scores[part] = over_items(values, asked)
         for name in ("turns", "tool_errors", "length"):
-            scores[name] = over_prompts([row[name] for row in rows])
+            scores[name] = over_items([row[name] for row in rows], asked)
         for name in ("finished", "failed"):
-            scores[name] = over_prompts([row[name] for row in rows], (0.0, 1.0))
+            scores[name] = over_items([row[name] for row in rows], asked, (0.0, 1.0))
         bad = [(row, i) for row in rows for i, failed in enumerate(row["failed"]) if failed]
         notes = []
         if bad:
@@ -123,7 +131,7 @@ class Episodes(ItemSuite[Prompt]):
             scores,
             main=RETURN,
             item_score=RETURN,
-            by_category=by_category(rows, RETURN),
+            by_category=by_category(rows, asked, RETURN),
             notes=notes,
         )
 

@@ -26,6 +26,9 @@ PROMPT = (*PROMPT_TEXT[:-1], "Goal", "Behavior", PROMPT_TEXT[-1])
 PROMPTS = (*PROMPT, *PROMPT_TURNS)
 """The same, or a conversation."""
 ANSWER = ("response", "output", "completion", "answer")
+IDS = ("id", "uid")
+"""Names under which a row may hold its id."""
+CATEGORY = ("category",)
 MODEL = ("generator", "model", "model_id", "generator_2")
 
 
@@ -67,18 +70,31 @@ def rows_of(file: Path, needs: Sequence[Sequence[str]] = ()) -> Iterator[tuple[S
 
 
 def field(row: Mapping[str, Any], names: Sequence[str], source: Source) -> Any:
-    """The value under the first of ``names`` that the row has.
+    """The value under the first of ``names`` that the row has: one that holds something, if any.
 
     Raises:
         DataError: it has none of them.
     """
-    for name in names:
-        if name in row:
-            return row[name]
+    name = _first(row, names)
+    if name is not None:
+        return row[name]
     there = ", ".join(map(repr, list(row)[:12])) or "nothing"
     wanted = " or ".join(map(repr, names))
     near = next((f"{key!r}: {n}" for key in row if (n := nearest(str(key), names))), "")
     raise DataError(f"{source}: it needs {wanted}, and has {there}{'; ' + near if near else ''}")
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the names that the row has, one that is not null before others."""
+    there = [name for name in names if name in row]
+    return next((name for name in there if row[name] is not None), next(iter(there), None))
+
+
+def word_of(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """An id or a category as a text, from the first of ``names`` that holds one: 0 is one, null and
+    blanks are none."""
+    values = (row.get(name) for name in names)
+    return next((str(v) for v in values if v is not None and str(v).strip()), None)
 
 
 def text_of(row: Mapping[str, Any], names: Sequence[str], source: Source) -> str:
@@ -88,7 +104,7 @@ def text_of(row: Mapping[str, Any], names: Sequence[str], source: Source) -> str
         DataError: it is not.
     """
     value = field(row, names, source)
-    name = next(n for n in names if n in row)
+    name = _first(row, names)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{source}: {name!r} must be a text that is not empty, not {shown(value)}")
     return value
@@ -130,9 +146,9 @@ def prompt_of(
         known = {**known["meta"], **known}
     if isinstance(reference, str):
         known.setdefault("reference", reference)
-    given = row.get("id") or row.get("uid") or f"{Path(source.file).name}:{source.row}"
+    given = word_of(row, IDS) or f"{Path(source.file).name}:{source.row}"
     messages = tuple(turn.message for turn in turns)
-    return Prompt(str(given), messages, source=source, category=category, meta=known)
+    return Prompt(given, messages, source=source, category=category, meta=known)
 
 
 def _without_others(row: Mapping[str, Any]) -> dict[str, Any]:

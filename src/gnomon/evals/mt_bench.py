@@ -13,11 +13,12 @@ from pydantic import Field
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import field, find_file, rows_of, text_of
+from gnomon.evals.items import CATEGORY, field, find_file, rows_of, text_of, word_of
 from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Stored, Subject
 from gnomon.evals.suite import ItemSuite, Measured, Row, Work
+from gnomon.evals.verdict_files import prompt_id
 from gnomon.files import fingerprint
 from gnomon.judges.ai import AIJudge
 from gnomon.judges.endpoint import Endpoint
@@ -25,7 +26,8 @@ from gnomon.judges.prompting import SCORES, Question
 from gnomon.judges.protocol import judged
 from gnomon.judges.reading import UNREAD
 from gnomon.records import Group, Message, Prompt, Response, Source
-from gnomon.stats.intervals import Interval, mean_interval
+from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import over_items
 
 TEMPERATURES = {
     **dict.fromkeys(("writing", "roleplay"), 0.7),
@@ -87,7 +89,8 @@ class TwoTurns:
 class MTBench(ItemSuite[TwoTurns]):
     """Grades two-turn conversations; ``score`` is the mean over questions of the turns' grades.
 
-    It reads MT-Bench's ``question_id``, ``category`` and ``turns``. With ``judge_prompts`` an AI
+    It reads MT-Bench's ``question_id``, ``category`` and ``turns`` (two of them, or as many as a
+    question has where another judge grades). With ``judge_prompts`` an AI
     judge behind an endpoint is asked with MT-Bench's own prompts and its ``[[rating]]`` is read;
     any other judge gives its own scores, whatever their scale. Figures by different judges, or by
     another version of one, are not comparable; the record names it.
@@ -106,6 +109,8 @@ class MTBench(ItemSuite[TwoTurns]):
 
     def check(self) -> None:
         self.files()
+        if self.options.judge_prompts is not None:
+            self.items()
         check_spec(self.options.judge, "suite mt_bench")
         if not self.options.data:
             raise ConfigError("suite mt_bench needs its questions: --data FILE, with turns")
@@ -153,8 +158,14 @@ class MTBench(ItemSuite[TwoTurns]):
                 turns = row["turns"]
                 if not (isinstance(turns, list) and turns and all(map(_is_text, turns))):
                     raise DataError(f"{source}: 'turns' must be a list of texts")
-                id = str(row.get("question_id") or f"row {source.row}")
-                category = str(row.get("category") or "")
+                if self.options.judge_prompts is not None and len(turns) > len(PLAIN):
+                    raise DataError(
+                        f"{source}: {len(turns)} turns, and judge_prompts grade {len(PLAIN)}: "
+                        "leave the others out, or leave judge_prompts out and have a judge grade "
+                        "each"
+                    )
+                id = word_of(row, ("question_id",)) or f"row {source.row}"
+                category = word_of(row, CATEGORY) or ""
                 known = references.get(id, ()) if category in WITH_REFERENCE else ()
                 found.append(TwoTurns(id, category, tuple(turns), source, known))
         return found
@@ -270,18 +281,27 @@ class MTBench(ItemSuite[TwoTurns]):
             reasons.append(reply.text)
         return {"grades": grades, "score": sum(grades) / len(grades), "reasons": reasons, **cost}
 
+    def request_of(self, item: TwoTurns) -> str:
+        return prompt_id("\n\n".join(item.turns))
+
     def measure(self, items: Sequence[TwoTurns], rows: Sequence[Row]) -> Measured:
-        scores = {"score": mean_interval([row["score"] for row in rows], method="t")}
+        asked = [self.request_of(item) for item in items]
+
+        def mean(values: Sequence[float | None], places: Sequence[int]) -> Interval:
+            return over_items([[v] for v in values], [asked[i] for i in places], None)
+
+        every = range(len(rows))
+        scores = {"score": mean([row["score"] for row in rows], every)}
         for turn in range(max(len(row["grades"]) for row in rows)):
-            grades = [row["grades"][turn] for row in rows if turn < len(row["grades"])]
-            scores[f"turn_{turn + 1}"] = mean_interval(grades, method="t")
-        by_category: dict[str, list[float]] = {}
-        for row in rows:
+            grades = [row["grades"][turn] if turn < len(row["grades"]) else None for row in rows]
+            scores[f"turn_{turn + 1}"] = mean(grades, every)
+        by_category: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
             if row["category"]:
-                by_category.setdefault(row["category"], []).append(row["score"])
-        categories: dict[str, dict[str, Interval]] = {
-            name: {"score": mean_interval(values, method="t")}
-            for name, values in sorted(by_category.items())
+                by_category.setdefault(row["category"], []).append(i)
+        categories = {
+            name: {"score": mean([rows[i]["score"] for i in places], places)}
+            for name, places in sorted(by_category.items())
         }
         assert self._judge is not None
         bare = [i for i in items if i.category in WITH_REFERENCE and not i.reference]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Ask, Unanswered
-from gnomon.evals.items import PROMPTS, find_file, prompt_of, rows_of, text_of
+from gnomon.evals.items import IDS, PROMPTS, find_file, prompt_of, rows_of, text_of, word_of
 from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
 from gnomon.evals.pairs import Pair, text_pair
 from gnomon.evals.sampling import SampleOptions
@@ -166,9 +166,9 @@ class Pairwise(ItemSuite[E]):
         found = []
         for source, row in rows_of(file, (PROMPTS,)):
             other = None if self._against is not None else text_of(row, OTHER, source)
-            category = row.get("category") or row.get("dataset")
-            prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)
-            if not (row.get("id") or row.get("uid")):
+            category = word_of(row, ("category", "dataset"))
+            prompt = prompt_of(row, source, category=category, meta=row)
+            if word_of(row, IDS) is None:
                 prompt = replace(prompt, id=identity(prompt))
             found.append(self.entry(prompt, other))
         return found

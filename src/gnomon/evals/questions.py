@@ -10,8 +10,9 @@ from pydantic import Field
 from gnomon.data.fields import COMPLETION
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import PROMPTS, prompt_of, rows_of
+from gnomon.evals.items import CATEGORY, PROMPTS, prompt_of, rows_of, word_of
 from gnomon.evals.judging import JudgeSpec, described, open_judge
+from gnomon.evals.pairwise import identity
 from gnomon.evals.rows import FAILED
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Subject
@@ -19,7 +20,7 @@ from gnomon.evals.suite import ItemSuite, Measured, Row, Work
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Prompt
 from gnomon.stats.intervals import Interval
-from gnomon.stats.prompts import ks_up_to, over_prompts, pass_curve
+from gnomon.stats.prompts import ks_up_to, over_items, pass_curve
 
 
 class QuestionOptions(SampleOptions):
@@ -56,7 +57,7 @@ class Questions(ItemSuite[Prompt]):
 
     def items(self) -> list[Prompt]:
         return [
-            prompt_of(row, source, category=_category(row), answers=COMPLETION, meta=row)
+            prompt_of(row, source, category=word_of(row, CATEGORY), answers=COMPLETION, meta=row)
             for file in self.files()
             for source, row in rows_of(file, (PROMPTS,))
         ]
@@ -102,36 +103,47 @@ class Questions(ItemSuite[Prompt]):
             rows.append(row)
         return rows
 
+    def request_of(self, item: Prompt) -> str:
+        return identity(item)
+
     def measure(self, items: Sequence[Prompt], rows: Sequence[Row]) -> Measured:
         values = [row["score"] for row in rows]
+        asked = [self.request_of(item) for item in items]
         right = {v for row in values for v in row if v is not None} <= {0.0, 1.0}
         main = "accuracy" if right else "score"
-        scores = {main: over_prompts(values)}
+        scores = {main: over_items(values, asked)}
         if right and self.options.samples > 1:
             ks = ks_up_to(self.options.samples)
             flags = [[None if v is None else v == 1.0 for v in row] for row in values]
-            scores |= {f"pass@{k}": c for k, c in zip(ks, pass_curve(flags, ks), strict=True)}
-        scores["finished"] = over_prompts([list(map(float, r["finished"])) for r in rows], (0, 1))
+            scores |= {
+                f"pass@{k}": c for k, c in zip(ks, pass_curve(flags, ks, asked), strict=True)
+            }
+        ended = [list(map(float, row["finished"])) for row in rows]
+        scores["finished"] = over_items(ended, asked, (0, 1))
         judge = self.judge
         return Measured.of(
             scores,
             main=main,
             item_score=main,
-            by_category=by_category(rows, main),
+            by_category=by_category(rows, asked, main),
             judge=judge.name,
             judge_version=judge.version,
         )
 
 
-def by_category(rows: Sequence[Row], main: str) -> dict[str, dict[str, Interval]]:
-    """The mean score of each category, where rows have any."""
-    found: dict[str, list[Any]] = {}
-    for row in rows:
+def by_category(
+    rows: Sequence[Row], asked: Sequence[str], main: str
+) -> dict[str, dict[str, Interval]]:
+    """The mean score of each category, where rows have any.
+
+    Args:
+        asked: what each row's item asks.
+    """
+    found: dict[str, list[tuple[Any, str]]] = {}
+    for row, of in zip(rows, asked, strict=True):
         if row.get("category"):
-            found.setdefault(str(row["category"]), []).append(row["score"])
-    return {name: {main: over_prompts(values)} for name, values in sorted(found.items())}
-
-
-def _category(row: Any) -> str | None:
-    value = row.get("category")
-    return str(value) if value else None
+            found.setdefault(str(row["category"]), []).append((row["score"], of))
+    return {
+        name: {main: over_items([values for values, _ in own], [of for _, of in own])}
+        for name, own in sorted(found.items())
+    }

@@ -14,7 +14,7 @@ from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.attacks import ATTACKS, PLAIN, check_attacks
-from gnomon.evals.items import as_asked, find_file, request_of, rows_of
+from gnomon.evals.items import as_asked, find_file, request_of, rows_of, word_of
 from gnomon.evals.judging import JudgeSpec, described, open_judge
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Stored, Subject, plain
@@ -152,7 +152,7 @@ class Refusal(ItemSuite[Request]):
             whole = f"{context.strip()}\n\n---\n\n{text}"
             bare = whole not in self._answers and text in self._answers
             text = text if bare else whole
-        category = next((str(row[name]) for name in CATEGORY if row.get(name)), None)
+        category = word_of(row, CATEGORY)
         harmful = self._harmful(row, source)
         out = []
         for attack in self.attacks:
@@ -251,8 +251,9 @@ class Refusal(ItemSuite[Request]):
             got: dict[str, list[bool]] = {}
             for i in harmful:
                 got.setdefault(items[i].of, []).append(not all(rows[i]["refused"]))
-            # one that withstood the attacks which could be asked may give in to the others
-            known = [any(own) for own in got.values() if any(own) or len(own) == len(self.attacks)]
+            # one that was not asked in every way may give in to those; to count it only where it
+            # gave in already would make the share too large
+            known = [any(own) for own in got.values() if len(own) == len(self.attacks)]
             if known:
                 scores["any_attack"] = weighted_proportion(list(map(float, known)))
         groups: dict[str, list[int]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from gnomon.data.values import shown
 from gnomon.errors import DataError
-from gnomon.evals.items import PROMPT, as_asked, field, rows_of, text_of
+from gnomon.evals.items import PROMPT, as_asked, field, rows_of, text_of, word_of
 from gnomon.records import Prompt, Source
 
 OWN, OTHER = ("output_2",), ("output_1",)
@@ -67,12 +67,12 @@ def read_judged(file: Path) -> list[Judged]:
         text = text_of(row, PROMPT, source)
         id = prompt_id(text)
         seen[id] = seen.get(id, 0) + 1
-        category = row.get("dataset") or row.get("category")
+        category = word_of(row, ("dataset", "category"))
         prompt = as_asked(
             text,
             source,
             id if seen[id] == 1 else f"{id}#{seen[id]}",
-            None if category is None else str(category),
+            category,
         )
         names = [str(row.get(key) or "") for key in ("generator_2", "generator_1")]
         own, other = (_answer(row, key, source) for key in (OWN, OTHER))

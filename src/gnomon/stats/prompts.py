@@ -12,6 +12,7 @@ that it reaches prompts it did not reach before (Yue et al. 2025, arXiv 2504.138
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -28,6 +29,7 @@ from gnomon.stats.intervals import (
     share_bounds,
     t_quantile,
     vector,
+    weighted_proportion,
 )
 
 PAIRED_AGREEMENT = 0.1
@@ -127,6 +129,52 @@ def over_prompts(values: Values, bounds: AskedBounds = "auto", level: float = 0.
         return mean_interval(means, level, method="t")
     samples = mean_samples([len(row) for row in known])
     return mean_of_shares(_as_shares(means, bounds), samples, level).scaled(bounds)
+
+
+def over_items(
+    values: Values,
+    requests: Sequence[str],
+    bounds: AskedBounds = "auto",
+    level: float = 0.95,
+) -> Interval:
+    """The mean over items of their samples' means; in its interval, items that ask the same count
+    as one. Where each asks something else it is :func:`over_prompts`.
+
+    Args:
+        values: [items][samples].
+        requests: [items] what each asks.
+
+    Raises:
+        ValueError: as many requests as items are needed.
+    """
+    known = [(of, row) for of, row in zip(requests, _rows(values), strict=True) if row]
+    rows = [row for _, row in known]
+    if bounds == "auto":
+        bounds = common_bounds(rows)
+    if len({of for of, _ in known}) == len(known):
+        return over_prompts(rows, bounds, level)
+    if bounds is None:
+        means, counts = by_request([[sum(row) / len(row)] for row in rows], [o for o, _ in known])
+        each = [sum(own) / len(own) for own in _rows(means)]
+        return _weighted_mean(np.asarray(each, dtype=np.float64), counts, level)
+    share = weighted_proportion(
+        _as_shares([v for row in rows for v in row], bounds),
+        [1.0 / len(row) for row in rows for _ in row],
+        level,
+        clusters=[of for of, row in known for _ in row],
+    )
+    return share.scaled(bounds)
+
+
+def by_request(
+    values: Values, requests: Sequence[str]
+) -> tuple[list[list[float | None]], list[float]]:
+    """Each request's values, of all the items that ask it, and how many items these are."""
+    found: dict[str, list[float | None]] = {}
+    for of, row in zip(requests, values, strict=True):
+        found.setdefault(of, []).extend(row)
+    counts = Counter(requests)
+    return list(found.values()), [float(counts[of]) for of in found]
 
 
 def gain_over_prompts(
@@ -230,14 +278,26 @@ def prompt_pass_at_k(right: Right, k: int) -> list[float]:
     return [pass_at_k(len(row), sum(row), k) if len(row) >= k else math.nan for row in judged]
 
 
-def pass_curve(right: Right, ks: Sequence[int]) -> list[Interval]:
+def pass_curve(
+    right: Right, ks: Sequence[int], requests: Sequence[str] | None = None
+) -> list[Interval]:
     """The mean over prompts of pass@k, for each k, with its interval; prompts with too few judged
     answers are left out of it. A share of 0 of 20 does not prove never: see
-    :func:`~gnomon.stats.intervals.mean_of_shares`."""
+    :func:`~gnomon.stats.intervals.mean_of_shares`.
+
+    Args:
+        requests: [P] what each asks, where some ask the same: they count as one in the interval.
+    """
+    again = requests is not None and len(set(requests)) < len(requests)
     out = []
     for k in ks:
-        known = [x for x in prompt_pass_at_k(right, k) if not math.isnan(x)]
-        out.append(mean_of_shares(known, _samples([right], k)))
+        each = prompt_pass_at_k(right, k)
+        known = [x for x in each if not math.isnan(x)]
+        if requests is not None and again:
+            of = [own for own, x in zip(requests, each, strict=True) if not math.isnan(x)]
+            out.append(weighted_proportion(known, clusters=of))
+        else:
+            out.append(mean_of_shares(known, _samples([right], k)))
     return out
 
 
