@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError
+from gnomon.plan.allocator import GIVE_BACK
 from gnomon.plan.answers import make
 from gnomon.plan.hardware import Hardware, parse_hardware
 from gnomon.plan.shown import parts
@@ -49,6 +50,17 @@ def test_this_machine_is_a_processor_whose_price_nobody_knows(tmp_path: Path) ->
     assert not any("0.00 euros" in str(part) for part in parts(plan))
     with pytest.raises(ConfigError, match="--price"):
         make(data, "tunnel", hardware=_processor(), budget=5)
+
+
+def test_a_processors_plan_says_that_freed_memory_is_kept_and_a_gpus_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [pw.write(tmp_path / "pairs.jsonl", pw.pairs(300))]
+    here, gpu = (make(data, "tunnel", hardware=on) for on in (_processor(), parse_hardware("H100")))
+    for keeps in (True, False):
+        monkeypatch.setattr("gnomon.plan.shown.keeps_freed", lambda keeps=keeps: keeps)
+        assert any(GIVE_BACK in str(part) for part in parts(here)) is keeps
+        assert not any(GIVE_BACK in str(part) for part in parts(gpu))
 
 
 def test_without_a_penalty_there_is_no_reference_to_pay_for(tmp_path: Path) -> None:

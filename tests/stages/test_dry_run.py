@@ -270,6 +270,16 @@ def test_the_plan_says_whose_code_it_ran(base: Path, tiny_folder: Path) -> None:
     assert "author's code" not in shown(recipe(base, tiny_folder, {}), base)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_plan_says_what_the_process_takes_beside_its_tensors(
+    base: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    monkeypatch.setattr("gnomon.stages.plan.keeps_freed", lambda: keeps)
+    text = " ".join(shown(recipe(base, tiny_folder, {}, device="cpu"), base).split())
+    assert "the process itself (Python and torch) takes about 550 MB beside that" in text
+    assert ("MALLOC_MMAP_THRESHOLD_=65536 before the command" in text) is keeps
+
+
 # -- time -----------------------------------------------------------------------------------------
 
 SPEED = Speed(flops=1e9, bandwidth=1e30, attention=1e30, queued=False)

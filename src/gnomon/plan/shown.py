@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gnomon.plan.allocator import ADVICE, keeps_freed
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import TOKENS_A_WORD, Facts
 from gnomon.plan.probe import ProbeRecord, corrected
@@ -39,6 +40,8 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
     yield _table(plan)
     if tried := _does_not_fit(fit):
         yield Text(tried)
+    if not fit.hardware.gpu.queued and keeps_freed():
+        yield Text(ADVICE)
     if plan.split is not None:
         found = plan.split
         yield Text(f"Layout: {found.layout}, {found.cost} for a thousand steps")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gnomon.errors import MemoryExhaustedError
-from gnomon.plan.fit import CACHE, MICROBATCH, NARROW, RECOMPUTE, fit
+from gnomon.plan.allocator import GIVE_BACK, PROCESS, SLOWER, keeps_freed
+from gnomon.plan.fit import CACHE, HEADROOM, MICROBATCH, NARROW, RECOMPUTE, fit
 from gnomon.plan.job import Job
 from gnomon.plan.memory import memory
 
@@ -38,6 +39,12 @@ def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
     # what is free in pieces that are too small is of no use
     room = error.used + (error.free if error.free < error.wanted else 0)
     found = fit(job, room * min(1.0, memory(job).peak / needed))
+    if _held(error, job, room):
+        return (
+            "By the planner's figures its tensors fit there, but the C library keeps what earlier "
+            f"ones freed: with {GIVE_BACK} before the command it gives that back, for {SLOWER} "
+            "more processor time; resume with it (--resume)"
+        )
     if not found.fits or not found.settings:
         return (
             "No change of the recipe that the planner knows would make it fit there: take a device "
@@ -50,3 +57,10 @@ def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
     same = all(c.name in SAME for c in changes)
     how = "resume with it (--resume)" if same else "start again under another name (name=...)"
     return f"The cheapest change that would fit, by the planner's figures: {costs}; {how}"
+
+
+def _held(error: MemoryExhaustedError, job: Job, room: float) -> bool:
+    """Whether a process on a CPU has room for its tensors, what was asked for among them, if it
+    gives back what was freed."""
+    tensors = max(memory(job).peak, error.wanted)
+    return job.device == "cpu" and keeps_freed() and PROCESS + tensors <= HEADROOM * room

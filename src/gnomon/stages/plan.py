@@ -18,6 +18,7 @@ from gnomon.errors import ConfigError, GateClosed, GnomonError
 from gnomon.judges.build import AI
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
+from gnomon.plan.allocator import ADVICE, PROCESS, keeps_freed
 from gnomon.plan.cost import Speed
 from gnomon.plan.job import Job
 from gnomon.plan.memory_table import memory_table
@@ -239,6 +240,16 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
                 f"{plan.stage.name}: its memory is not estimated: {plan.stage.origin} is no model "
                 "of layers with attention and an MLP"
             )
+    yield from _process_note(plans)
+
+
+def _process_note(plans: Sequence[StagePlan]) -> Iterator[Text]:
+    """What a process on a CPU takes beside the tables' figures, and how it could hold less."""
+    if any(plan.job is not None and plan.job.device == "cpu" for plan in plans):
+        own = f"{PROCESS / 1e6:.0f} MB"
+        yield Text(f"the process itself (Python and torch) takes about {own} beside that")
+        if keeps_freed():
+            yield Text(ADVICE)
 
 
 def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
