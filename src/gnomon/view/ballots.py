@@ -116,9 +116,10 @@ class Ballots:
 
     def _standing(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows on pairs that are there still, and how many are not, in words: a run that was
-        made anew, or whose last evaluation is a later one, has other answers under its name."""
+        made anew, or whose last evaluation is a later one, has other answers under its name. Of a
+        contest that has none from the start, as in a chat, all stand."""
         pairs = {pair.id for pair in self.contest.pairs}
-        kept = [row for row in rows if row.get("pair") in pairs]
+        kept = [row for row in rows if not pairs or row.get("pair") in pairs]
         lost = len(rows) - len(kept)
         if not lost:
             return kept, []
